@@ -1,22 +1,23 @@
-"""This checkout against another version of the project, side by side in one run.
+"""Compare this checkout with another version of the project in one run.
 
     python benchmarks/against.py BASE [only=start,cohort,memory,convert,train,finetune] …
 
-`python benchmarks/against.py help` lists the keys. BASE is a commit, of which a worktree is made
-and removed again, or a folder that holds a checkout. Both are run by the same commands, each as a
-process of its own that finds its checkout alone (`PYTHONPATH`), on the same files:
+`python benchmarks/against.py help` lists the keys. BASE is a commit, for which a temporary worktree
+is made, or a folder with a checkout. The same commands run on the same files with both versions,
+each in its own process that finds only its checkout (`PYTHONPATH`):
 
-- *start*: `pipeline predict` of one phantom study, from the process' start to its end;
-- *cohort*: a study of many. The same command over `n` studies, less the time of one in the same
-  round, by `n - 1`: with `slices=1`, and with `slices=auto`. An older base knows one slice alone;
+- *start*: `pipeline predict` of one phantom study, from the start of the process to its end;
+- *cohort*: the time per study. It is the time of the same command over `n` studies, minus that of
+  one study in the same round, divided by `n - 1`. It is measured with `slices=1` and `slices=auto`;
+  an older base knows only one slice;
 - *memory*: the peak of that command's process tree by PSS, with `slices=1`;
 - *convert*: `convert report` to YOLO, VOC and COCO, and supervision's converters on its records;
-- *train*: `pipeline train recipe=best`. A whole training takes too long to be run ten times. It is
-  run for few epochs and for more of them; what an epoch adds is counted for all of the recipe's;
-- *finetune*: `pipeline train recipe=finetune` likewise, by the base's time from scratch.
+- *train*: `pipeline train recipe=best`. A whole training is too long for ten runs. It runs for a
+  few epochs and for more of them, and the difference is extrapolated to the recipe's epochs;
+- *finetune*: `pipeline train recipe=finetune` likewise, relative to the base's time from scratch.
 
-Beside the times stands what the same build gets right: levels of phantoms, whose truth is known,
-the difference of the two builds' results, and files that the two wrote differently.
+The tables also show what the same version gets right: the levels of phantoms, whose truth is known,
+the difference between the results, and files that differ.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Checkout:
 
     Attributes:
         name: ``base`` or ``now``.
-        layout: folder in which its rooms lie as they are installed.
+        layout: folder with its packages as they are installed.
         python: that runs it.
         commit: in short, or ``unknown``.
     """
@@ -113,12 +114,12 @@ class Checkout:
         return self.run(*CLI, *words)
 
     def run(self, *words: object) -> Callable[[], None]:
-        """A Python process that finds this checkout."""
+        """A call that runs Python with this checkout."""
         path = os.pathsep.join((str(self.layout), str(HERE / "benchmarks")))
         return harness.process(*words, python=self.python, environment={"PYTHONPATH": path})
 
     def says(self, code: str, *words: object) -> str:
-        """What a Python program prints that finds this checkout."""
+        """The output of a Python program that runs with this checkout."""
         command = [self.python, "-P", "-c", code, *map(str, words)]
         environment = {**os.environ, "PYTHONPATH": str(self.layout)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -134,12 +135,12 @@ class Figure:
     Attributes:
         name: what is measured.
         unit: of the values: ``s``, ``ms``, ``MiB``.
-        over, under: turns of what is divided, and of what by: a round each. Of memory, both clocks
-            are MiB.
-        wanted: the ratio; at most, or at least where ``at_least``.
-        clock: by which the ratio is wanted.
-        beside: what the build gets right.
-        at_least: the ratio is wanted to be as large.
+        over, under: turns of numerator and denominator, one per round. For memory, both clocks are
+            MiB.
+        wanted: the target ratio; a maximum, or a minimum if ``at_least``.
+        clock: of the target.
+        beside: what this version gets right.
+        at_least: whether the target is a minimum.
     """
 
     name: str
@@ -152,17 +153,17 @@ class Figure:
     at_least: bool = False
 
     def ratio(self, clock: harness.Clock) -> harness.Ratio:
-        """Median, least and largest of the rounds."""
+        """Median, minimum and maximum of the rounds."""
         return harness.ratio(self.over, self.under, clock)
 
     @property
     def reached(self) -> bool:
-        """Whether the median is as wanted."""
+        """Whether the median meets the target."""
         value = self.ratio(self.clock).value
         return value >= self.wanted if self.at_least else value <= self.wanted
 
     def row(self) -> tuple[str, ...]:
-        """As the table shows it."""
+        """The cells of the table."""
         scale, digits = {"ms": (1e3, 1), "s": (1.0, 2), "MiB": (1.0, 0)}[self.unit]
         medians = (
             harness.median(turns, clock) * scale
@@ -201,10 +202,10 @@ HEADS = (
 
 
 def layout_of(checkout: Path, folder: Path) -> Path:
-    """A folder in which a checkout's rooms lie as they are installed.
+    """A folder with a checkout's packages as they are installed.
 
     Raises:
-        ConfigError: no checkout.
+        ConfigError: it is not a checkout.
     """
     missing = [room for room in ROOMS if not (checkout / room).is_dir()]
     if missing:
@@ -217,7 +218,7 @@ def layout_of(checkout: Path, folder: Path) -> Path:
 
 
 def git(*words: object, folder: Path | None = None) -> str:
-    """What git says in a folder, or of this checkout; empty where it fails."""
+    """The output of git in a folder, or in this checkout; empty if it fails."""
     command = ["git", "-C", str(folder or HERE), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -225,7 +226,7 @@ def git(*words: object, folder: Path | None = None) -> str:
 
 @contextmanager
 def checkouts(settings: AgainstSettings, folder: Path) -> Iterator[tuple[Checkout, Checkout]]:
-    """The base and this checkout; a worktree of a commit is removed in the end.
+    """The base and this checkout; the worktree of a commit is removed at the end.
 
     Raises:
         ConfigError: the base is neither a folder nor a commit.
@@ -250,7 +251,7 @@ def checkouts(settings: AgainstSettings, folder: Path) -> Iterator[tuple[Checkou
 
 
 def commit_of(folder: Path | None = None) -> str:
-    """A checkout's commit in short, with a plus where files differ from it."""
+    """A checkout's short commit, with a plus if files differ from it."""
     commit = git("rev-parse", "--short=12", "HEAD", folder=folder) or "unknown"
     return commit + ("+" if git("status", "--porcelain", folder=folder) else "")
 
@@ -259,7 +260,7 @@ def commit_of(folder: Path | None = None) -> str:
 
 
 def predicting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]) -> list[Figure]:
-    """Cold start, a study of a cohort, memory."""
+    """Cold start, time per study of a cohort, and memory."""
     base, now = both
     cohort, one = folder / "cohort", folder / "one"
     harness.draw_cohort(cohort, settings.n, seed=settings.seed)
@@ -306,7 +307,7 @@ def predicting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]
 
 
 def slices_of(checkout: Checkout, slices: int) -> dict[str, int]:
-    """The key that says how many slices are looked at, where the checkout knows it."""
+    """The key ``slices``, if the checkout knows it."""
     code = "from spineline.pipeline import Pipeline; print(Pipeline.load.__doc__)"
     known = "slices" in checkout.says(code) or checkout.name == "now"
     return {"slices": slices} if known else {}
@@ -315,7 +316,7 @@ def slices_of(checkout: Checkout, slices: int) -> dict[str, int]:
 def per_study(
     whole: Sequence[harness.Turn], one: Sequence[harness.Turn], n: int
 ) -> list[harness.Turn]:
-    """What each further study of a cohort costs, round by round; NaN where that cannot be told.
+    """The cost of each further study of a cohort, round by round; NaN if it is undefined.
 
     >>> per_study([harness.Turn(9.0, 12.0)], [harness.Turn(4.0, 5.0)], 6)
     [Turn(wall_s=1.0, cpu_s=1.4)]
@@ -349,7 +350,7 @@ def peak_mb(checkout: Checkout, words: Sequence[str], every: float = 0.1) -> har
 
 
 def levels_right(folder: Path, both: Sequence[Checkout]) -> str:
-    """The share of levels that each checkout finds on the drawn phantoms, in words."""
+    """The share of levels that each checkout finds on phantoms, in words."""
     drawn = folder / "cohort-drawn"
     shares = []
     for checkout in both:
@@ -362,7 +363,7 @@ def levels_right(folder: Path, both: Sequence[Checkout]) -> str:
 
 
 def difference(base: Path, now: Path) -> str:
-    """How far the results of two runs over the same studies lie apart, in words."""
+    """The difference between the results of two runs over the same studies, in words."""
     same, count, farthest = 0, 0, 0.0
     for path in sorted(base.glob("*/result.json")):
         levels = [points_of(root / path.parent.name) for root in (base, now)]
@@ -387,7 +388,7 @@ def points_of(folder: Path) -> dict[str, tuple[float, float]]:
 
 
 def converting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]) -> list[Figure]:
-    """Frames to three formats, by both and by supervision."""
+    """Conversion of frames to three formats, by both versions and by supervision."""
     frames, annotations = convert_speed.draw_frames(folder, settings.frames, settings.seed)
     keys = (f"annotations={annotations}", f"images={frames}", "split=train")
     outs = {checkout.name: folder / f"converted-{checkout.name}" for checkout in both}
@@ -414,7 +415,7 @@ def converting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]
 
 
 def files_apart(base: Path, now: Path) -> str:
-    """How many files of one folder are the same in another, and which are not, in words."""
+    """The number of identical files in two folders and the names of different ones, in words."""
     names = sorted(p.relative_to(base).as_posix() for p in base.rglob("*") if p.is_file())
     differ = [
         name
@@ -429,7 +430,7 @@ def files_apart(base: Path, now: Path) -> str:
 
 
 def training(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]) -> list[Figure]:
-    """From scratch by both, and from this checkout's weights, for all epochs of the recipes."""
+    """Training from scratch with both versions, and fine-tuning, for all epochs of the recipes."""
     if settings.more <= settings.few:
         raise ConfigError(f"few={settings.few} more={settings.more}: wanted more than few")
     speed = training_speed.SpeedSettings(data=settings.data, n=settings.studies, seed=settings.seed)
@@ -463,7 +464,7 @@ def training(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]) 
 def of_all_epochs(
     short: Sequence[harness.Turn], long: Sequence[harness.Turn], few: int, more: int, epochs: int
 ) -> list[harness.Turn]:
-    """The time of a whole training from those of two shorter ones, round by round.
+    """The time of a whole training, extrapolated from two shorter ones, round by round.
 
     >>> of_all_epochs([harness.Turn(5.0, 7.0)], [harness.Turn(9.0, 11.0)], 1, 3, 100)
     [Turn(wall_s=203.0, cpu_s=205.0)]
@@ -477,7 +478,7 @@ def of_all_epochs(
     ]
 
 
-# Telling
+# Output
 
 
 def work(settings: AgainstSettings, folder: Path) -> harness.BenchResult:
@@ -515,7 +516,7 @@ def main(words: list[str]) -> None:
 
 
 def is_plain(word: str) -> bool:
-    """Whether a word is no key."""
+    """Whether an argument is not a key."""
     return "=" not in word and word != "help"
 
 

@@ -1,11 +1,12 @@
-"""Memory of `spineline pipeline predict` over a cohort: of the whole tree of its processes.
+"""Memory of `spineline pipeline predict` over a cohort, for its whole process tree.
 
     python benchmarks/cohort_memory.py [n=2000] …
 
 `python benchmarks/cohort_memory.py help` lists the keys. The command runs over a tenth of the
-studies, then over all of them, in processes of its own. Meanwhile the resident memory of all its
-processes is added up ten times a second (Linux alone): by RSS, which counts what they share once
-for each, and by PSS, which counts it once. Flat means: no more at the end than after the first.
+studies, then over all of them, in separate processes. Meanwhile, the resident memory of all its
+processes is summed ten times a second (Linux only): by RSS, which counts shared memory once for
+each process, and by PSS, which counts it once. Memory is flat if it is no larger at the end than
+after the first studies.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class MemoryRun:
     cpu_s: float = 0.0
 
     def peak(self, clock: str, first: float = 0.0, last: float = 1.0) -> float:
-        """Most MiB while the share of studies done was between two."""
+        """Maximum MiB while the share of processed studies was in a range."""
         among = [
             getattr(look, clock)
             for look in self.looks
@@ -69,7 +70,7 @@ class MemoryRun:
 
 
 def memory_of(root: int) -> tuple[int, float, float]:
-    """A process and all that descend from it: how many, and their RSS and PSS in MiB."""
+    """Number of processes in a tree, and their RSS and PSS in MiB."""
     found = []
     with suppress(psutil.NoSuchProcess):
         top = psutil.Process(root)
@@ -81,7 +82,7 @@ def memory_of(root: int) -> tuple[int, float, float]:
 
 
 def processor_seconds_of(root: int) -> dict[int, float]:
-    """Seconds of processor of a process and of all that descend from it, by their numbers."""
+    """Processor seconds of each process in a tree, by process id."""
     found = {}
     with suppress(psutil.NoSuchProcess):
         top = psutil.Process(root)
@@ -93,7 +94,7 @@ def processor_seconds_of(root: int) -> dict[int, float]:
 
 
 def watch(source: Path, out: Path, studies: int, every: float, *more: str) -> MemoryRun:
-    """Run the command, with more keys, and look at its processes until it ends."""
+    """Run the command, with more keys, and sample its processes until it ends."""
     words = ["pipeline", "predict", f"source={source}", f"out={out}", *more]
     start = time.monotonic()
     looks, used = [], dict[int, float]()

@@ -1,15 +1,14 @@
-"""Whether two checkouts write the same: the same commands in both, and every file that differs.
+"""Compare the outputs of two checkouts: the same commands in both, and every file that differs.
 
     python benchmarks/compare_outputs.py base=/path/to/old/bin/spineline \\
         new=/path/to/new/bin/spineline out=/tmp/compared
 
 Each executable belongs to an environment with one of the checkouts installed. Both run the same
-commands, each in a folder of its own and with the same relative paths, on phantoms that the base
-draws. Files are compared byte for byte. What is meant to differ between versions is taken away
-first, and such files count as the same: versions and settings of ``run.yaml``, times and
-versions of ``manifest.jsonl``, the form of warnings in ``result.json``, the folder in
-``args.yaml``, markup around the visible text of pages. Pickles are left out, since the weights
-beside them are compared.
+commands, each in its own folder and with the same relative paths, on phantoms that the base draws.
+Files are compared byte for byte. Intended differences between versions are removed first, and such
+files count as the same: versions and settings of ``run.yaml``, times and versions of
+``manifest.jsonl``, the form of warnings in ``result.json``, the folder in ``args.yaml``, and markup
+around the visible text of pages. Pickles are left out, since the weights beside them are compared.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ STEPS: dict[str, str] = {
     "kfold-classify": "kfold classify data=tianchi out=kfold-classify k=2 hyp=lumbar components=16 "
     "variants=original seed=0",
 }
-"""Commands by the name of their step, in the order in which they run."""
+"""Commands by step name, in the order in which they run."""
 
 _VERSIONS = re.compile(rb'"(version|seconds|settings)": *("[^"]*"|[0-9.e-]+)')
 
@@ -110,7 +109,7 @@ def main(words: list[str]) -> int:
 
 
 def run(executable: Path, folder: Path, words: str, name: str | None = None) -> int:
-    """Run one command in a folder; what it says goes to a file beside its output."""
+    """Run one command in a folder; its output goes to a file beside its results."""
     LOG.info("%s: %s", folder.name, words)
     # Absolute, but not resolved: an executable of an environment may be a link.
     command = [os.path.abspath(executable), *words.split()]  # noqa: PTH100
@@ -127,7 +126,7 @@ def run(executable: Path, folder: Path, words: str, name: str | None = None) -> 
 
 
 def report(folders: tuple[Path, Path], codes: dict[str, list[int]]) -> int:
-    """Print what is the same and each difference; 1 where there is one."""
+    """Print what is the same and each difference; 1 if there is one."""
     count: Counter[str] = Counter()
     for name in sorted({*files_of(folders[0]), *files_of(folders[1])}):
         verdict = compare(folders[0] / name, folders[1] / name)
@@ -142,14 +141,14 @@ def report(folders: tuple[Path, Path], codes: dict[str, list[int]]) -> int:
 
 
 def files_of(folder: Path) -> Iterator[str]:
-    """Relative names of all files, but for what the commands said."""
+    """Relative names of all files, except the commands' output."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix not in (".stderr", ".cache", ".pt"):
             yield path.relative_to(folder).as_posix()
 
 
 def compare(base: Path, new: Path) -> str:
-    """The verdict on one file of both."""
+    """The comparison of one file."""
     if not (base.is_file() and new.is_file()):
         return f"only in {'base' if base.is_file() else 'new'}"
     if base.read_bytes() == new.read_bytes():
@@ -159,7 +158,7 @@ def compare(base: Path, new: Path) -> str:
 
 
 def without_form(path: Path) -> object:
-    """What a file says, without what is meant to differ between versions."""
+    """The content of a file without intended differences between versions."""
     data = path.read_bytes()
     if path.name == "run.yaml":
         content = yaml.safe_load(data)

@@ -1,15 +1,15 @@
-"""`spineline convert` to YOLO, VOC and COCO against the converters of supervision, side by side.
+"""`spineline convert` to YOLO, VOC and COCO against the converters of supervision, in one run.
 
     python benchmarks/convert_speed.py [n=2000] [repeats=3] …
 
 `python benchmarks/convert_speed.py help` lists the keys. Frames with the report's annotation are
-drawn and copied. Arms take turns on the same records:
+drawn and copied. Arms run in turn on the same records:
 
-- ours: `convert report` from the JSON and the frames: every frame judged, decoded, windowed, packed
-  as PNG, and written once for all three formats; and the same with `window=none`;
-- supervision: `DetectionDataset.from_coco` of what ours wrote, then `as_yolo`, `as_pascal_voc` and
-  `as_coco`, each with its own copy of the images, as they are used; and the same with one copy of
-  the images alone. It neither judges nor windows nor packs.
+- ours: `convert report` from the JSON and the frames. Every frame is checked, decoded, windowed,
+  compressed as PNG, and written once for all three formats; another arm uses `window=none`;
+- supervision: `DetectionDataset.from_coco` of our output, then `as_yolo`, `as_pascal_voc` and
+  `as_coco`, each with its own copy of the images, as they are used; another arm has one copy of the
+  images only. It neither checks nor windows nor compresses.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ConvertSpeedSettings(harness.BenchSettings):
 
 
 def draw_frames(folder: Path, n: int, seed: int) -> tuple[Path, Path]:
-    """Frames and their annotation: some are drawn, the rest are copies under other names."""
+    """Write frames and their annotation: some are drawn, the rest are copies under other names."""
     drawn = min(n, DRAWN)
     phantom(DataPhantom(out=folder / "drawn", n=drawn, seed=seed, format=("png",)))
     entries = json.loads((folder / "drawn" / "report_labels.json").read_text())
@@ -66,7 +66,7 @@ def draw_frames(folder: Path, n: int, seed: int) -> tuple[Path, Path]:
 
 
 def supervise(dataset: Path, out: Path, *, images: bool) -> None:
-    """What supervision offers, into three folders."""
+    """Convert with supervision into three folders."""
     import supervision
 
     records = supervision.DetectionDataset.from_coco(

@@ -1,18 +1,18 @@
-"""How the default bundle is made: its data, its folds, and every training.
+"""Make the default bundle: its data, its folds, and every training.
 
     python benchmarks/default_weights.py labels=LABELS.json frames=FRAMES external=SPIDER out=OUT
 
-LABELS.json and FRAMES are the report's; SPIDER holds ``points.json`` (a list of ``{image, patient,
-points: {level: [x, y]}}``) and ``images``: slices of the SPIDER set (CC BY 4.0). Of its patients
-those of `TEST_PATIENTS` train nothing and choose nothing.
+LABELS.json and FRAMES are the report's; SPIDER holds ``points.json`` (a list of
+``{image, patient, points: {level: [x, y]}}``) and ``images``: slices of the SPIDER set (CC BY 4.0).
+The patients in `TEST_PATIENTS` are used neither for training nor for choices.
 
-Three folds of the report's studies by patient, each with SPIDER's training part, give the networks
-that figures are taken of; all studies with the same part give those that ship. Which classifiers
-answer as one, and their class adjustment, is chosen for each fold on folds of its training studies
-alone (`benchmarks/grade_choice.py`); what most of them choose ships. The detector that
-ships started from the one that shipped before (``start=``), whose hash its card has. A step whose
-output is there already is passed over, so a run that was stopped goes on. `spineline weights add`
-and `spineline weights graphs` then register what was made.
+Published metrics come from networks of three folds of the report's studies by patient, each with
+SPIDER's training part. The bundled networks are trained on all studies with the same part. The
+combined classifiers and their class adjustment are chosen for each fold on folds of its training
+studies only (`benchmarks/grade_choice.py`); the most frequent choice is bundled. The bundled
+detector started from its predecessor (``start=``), whose hash is on its card. A step with existing
+output is skipped, so a stopped run can be continued. `spineline weights add` and
+`spineline weights graphs` then register the results.
 """
 
 from __future__ import annotations
@@ -38,23 +38,25 @@ from spineline.pipeline.evaluation.fold_weights import FOLD_WEIGHTS_SCHEMA
 TEST_PATIENTS = (
     "p022", "p041", "p057", "p078", "p107", "p136", "p152", "p166", "p209", "p239",
 )  # fmt: skip
-"""Of SPIDER: 47 of its 135 slices. No weights, threshold or temperature saw them."""
+"""Test patients of SPIDER: 47 of its 135 slices. No weights, threshold or temperature saw them."""
 
 WHOLE = ("progressive=0", "amp=false", "lr0=0.001")
 BASE = ("epochs=18", "close_mosaic=0", "lrf=0.6", *WHOLE)
 FOLD = ("epochs=45", "close_mosaic=20", *WHOLE)
 FINAL = ("epochs=26", "close_mosaic=12", *WHOLE)
-"""Keys of the detectors' trainings beside ``hyp=lumbar``: whole images in float32 throughout."""
+"""Keys of the detectors' trainings besides ``hyp=lumbar``: whole images in float32 throughout."""
 
 RECIPES = ("lumbar", "lumbar_linear", "lumbar_efficientnet")
-"""Of the classifiers that may answer as one; the last needs the extra ``pretrained``."""
+"""Candidates for the combined classifiers; the last needs the extra ``pretrained``."""
 
 DISCS = ("lumbar_efficientnet",)
-"""Recipes that may answer for discs alone: what costs most, and is least needed for vertebrae."""
+"""Recipes that may grade discs only: the most expensive, and least needed for vertebrae."""
 
 SPECIFICITY = 0.96
-"""Of Schmorl's nodes on out-of-fold predictions: where the threshold is put. Set after 0.95 had
-ended at 0.949 on the outer folds."""
+"""Specificity on out-of-fold predictions that sets the threshold of Schmorl's nodes.
+
+It was chosen after 0.95 had given 0.949 on the outer folds.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,7 @@ def main(words: list[str]) -> None:
 
 
 def write_sources(settings: WeightsSettings) -> None:
-    """The labels of both sets as one source of the report's shape, and a manifest of each split."""
+    """Write the labels of both sets in the report's format, and a manifest of each split."""
     out, rows = settings.out, json.loads((settings.external / "points.json").read_text("utf-8"))
     report = json.loads(settings.labels.read_text("utf-8"))
     spider = [spider_entry(row) for row in rows]
@@ -122,7 +124,7 @@ def write_sources(settings: WeightsSettings) -> None:
 
 
 def spider_entry(row: dict[str, Any]) -> dict[str, Any]:
-    """A slice of SPIDER as an entry of the report's JSON; nobody has graded it."""
+    """A slice of SPIDER as an entry of the report's JSON, without grades."""
     points = [{"class": "null", "coord": point} for point in row["points"].values()]
     return {"id": Path(str(row["image"])).stem, "point": points}
 
@@ -144,7 +146,7 @@ def level_reader(fold: str, settings: WeightsSettings) -> None:
 
 
 def combined_classifiers(settings: WeightsSettings) -> None:
-    """Choose, train and calibrate the classifiers of each fold and those that ship."""
+    """Choose, train and calibrate the classifiers of each fold and of the bundle."""
     out, choices = settings.out, []
     trained = cross_validated("all", out / "folds", settings)
     for n in range(3):
@@ -169,7 +171,7 @@ def combined_classifiers(settings: WeightsSettings) -> None:
 
 
 def commonest(choices: list[dict[str, Any]]) -> dict[str, Any]:
-    """The members that most folds chose with what they answer for, and the median tau."""
+    """The members and kinds that most folds chose, and the median tau."""
     pairs = ((tuple(each["members"]), tuple(each["kinds"])) for each in choices)
     members, kinds = Counter(pairs).most_common(1)[0][0]
     tau = statistics.median(float(each["tau"]) for each in choices)
@@ -190,7 +192,7 @@ def cross_validated(name: str, data: Path, settings: WeightsSettings) -> dict[st
 
 
 def chosen_of(predictions: dict[str, Path], out: Path) -> dict[str, Any]:
-    """What `benchmarks/grade_choice.py` chooses by some predictions."""
+    """The choice of `benchmarks/grade_choice.py` for some predictions."""
     words = [f"{recipe}={folder}" for recipe, folder in predictions.items()]
     script = Path(__file__).with_name("grade_choice.py")
     line = [sys.executable, str(script), f"predictions={','.join(words)}",
@@ -203,7 +205,7 @@ def chosen_of(predictions: dict[str, Path], out: Path) -> dict[str, Any]:
 def calibrated(
     members: dict[str, Path], predictions: dict[str, Path], chosen: dict[str, Any], out: Path
 ) -> None:
-    """Put the chosen members into one file, calibrated on out-of-fold predictions."""
+    """Combine the chosen members in one file, calibrated on out-of-fold predictions."""
     names = chosen["members"]
     once(out, "classify", "calibrate", f"model={','.join(str(members[n]) for n in names)}",
          f"predictions={','.join(str(predictions[n]) for n in names)}", "shares=equal",
@@ -212,7 +214,7 @@ def calibrated(
 
 
 def fold_weights(out: Path) -> dict[str, Any]:
-    """Which networks did not see which study, for ``pipeline val folds=``."""
+    """The networks by fold with the studies they did not see, for ``pipeline val folds=``."""
     folds = [
         {
             "studies": read_json(out / f"split-{n}.json")["val"],
@@ -226,12 +228,12 @@ def fold_weights(out: Path) -> dict[str, Any]:
 
 
 def strip(weights: Path, out: Path) -> None:
-    """Store what was trained as it ships, in 16 bits."""
+    """Store trained weights in 16 bits, as in the bundle."""
     once(out, "weights", "strip", f"weights={weights}")
 
 
 def once(out: Path, *words: str, made: Path | None = None) -> None:
-    """Run a command that writes ``out``, unless what it makes at its end is there."""
+    """Run a command that writes ``out``, unless its final output exists."""
     if (made or out).exists():
         return
     words = (*words, "overwrite=true") if out.exists() else words

@@ -1,12 +1,13 @@
-"""Which classifiers answer as one: the choice by out-of-fold predictions, made by a rule.
+"""Choose the classifiers to combine from out-of-fold predictions, by a fixed rule.
 
     python benchmarks/grade_choice.py predictions=NAME=FOLDER,NAME=FOLDER,… out=OUT
 
-Each FOLDER holds the ``predictions.csv`` of one recipe, as ``kfold classify`` leaves it under its
-variant; all are of the same folds. Every mean of some of them with equal shares, once more with
-the recipes of ``discs=`` left out for vertebrae, and each class adjustment of `TAUS`, is scored by
-the sum of `RULE`'s figures; the best is written to ``OUT/choice.json``, all to ``OUT/choice.md``.
-Nested: one choice for each outer fold, on folds of its training studies alone.
+Each FOLDER holds the ``predictions.csv`` of one recipe, as ``kfold classify`` writes it for a
+variant; all use the same folds. Candidates are all means of some recipes with equal shares, each
+also without the recipes of ``discs=`` for vertebrae, and with each class adjustment of `TAUS`. They
+are scored by the sum of `RULE`'s metrics. The best is written to ``OUT/choice.json``, all to
+``OUT/choice.md``. The choice is nested: one for each outer fold, on folds of its training studies
+only.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from spineline.datasets.metrics.grades import abnormal_probability
 
 TAUS = (0.0, 0.1, 0.2, 0.3, 0.4)
 RULE = ("auc_disc", "auc_vertebra", "auc_v5", "seven_accuracy", "macro_f1")
-"""Figures of equal weight: two that rank, one that finds nodes, two that name grades."""
+"""Metrics of equal weight: two rankings of grades, one of nodes, and two of predicted grades."""
 
 VERTEBRA, DISC = range(2), range(2, 7)
 
@@ -71,7 +72,7 @@ class Graded:
 
 
 def main(words: list[str]) -> None:
-    """Score every mean and every class adjustment, and keep the best."""
+    """Score every mean and every class adjustment, and write the best."""
     settings = parse_words(words, ChoiceSettings)
     if settings is None:
         return
@@ -101,14 +102,14 @@ def main(words: list[str]) -> None:
 
 
 def kinds_of(names: Sequence[str], discs: Sequence[str]) -> list[list[MemberKind]]:
-    """What members may answer for: both kinds all of them, or some of them discs alone."""
+    """The kinds that members may grade: both for all of them, or only discs for some."""
     some: list[MemberKind] = ["disc" if name in discs else "both" for name in names]
     both: list[MemberKind] = ["both"] * len(names)
     return [both, some] if "both" in some and "disc" in some else [both]
 
 
 def shown(row: dict[str, Any]) -> str:
-    """The members of a candidate by name."""
+    """The names of a candidate's members."""
     pairs = zip(row["members"], row["kinds"], strict=True)
     return " + ".join(n if kind == "both" else f"{n} ({kind}s alone)" for n, kind in pairs)
 
@@ -158,7 +159,7 @@ def figures(members: Sequence[Graded], kinds: Sequence[MemberKind], tau: float) 
 
 
 def table(scored: Sequence[dict[str, Any]], best: dict[str, Any]) -> str:
-    """Every candidate, best first; the chosen one in bold."""
+    """All candidates, best first; the chosen one in bold."""
     rows = [
         [
             f"**{shown(row)}**" if row is best else shown(row),

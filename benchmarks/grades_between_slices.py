@@ -1,23 +1,23 @@
-"""Grades of neighbouring slices of one spine: how often they differ, and what averaging does.
+"""Grades of neighbouring slices of one spine: how often they differ, and the effect of averaging.
 
     python benchmarks/grades_between_slices.py external=SPIDER classifiers=CLASSIFIER.safetensors \\
         out=OUT page=docs/grade_limits.md
 
 `python benchmarks/grades_between_slices.py help` lists the keys. SPIDER holds ``points.json`` (a
 list of ``{image, patient, offset, points: {level: [x, y]}}``, the offset in slices) and ``images``.
-Every level is graded at its point in every slice. Nobody has graded these spines: agreement is
-measured, correctness is not known. Two slices that agree may both be wrong, and where a disc bulges
-to one side alone, two that differ may both be right.
+Every level is graded at its point in every slice. These spines have no graded labels: agreement is
+measured, correctness is not known. Two slices that agree may both be wrong, and if a disc bulges
+only to one side, two that differ may both be right.
 
-- *Flips*: share of the levels seen in two neighbouring slices that get another grade of the seven,
-  are normal in one (P(abnormal) < 0.5) and abnormal in the other, or V5 in one alone.
+- *Flips*: share of the levels in two neighbouring slices whose seven-class grade differs, or that
+  are normal (P(abnormal) < 0.5) in only one, or V5 in only one.
 - *Spread*: standard deviation of a probability over the slices of a level, over levels seen in
   three or more.
-- *Averaging*: the slices nearest to the middle, one on each side, are compared as they are, then
-  the mean probabilities of all slices of the one side and of the other. No slice is in both.
+- *Averaging*: the slices nearest to the middle, one on each side, are compared directly. Then the
+  mean probabilities of all slices on each side are compared. No slice is in both.
 
-With several classifiers the table has each, and their mean probabilities. Into `out` go
-`grades_between_slices.json` and `grades_between_slices.md`.
+With several classifiers, the table has each of them, and their mean probabilities.
+`grades_between_slices.json` and `grades_between_slices.md` are written into `out`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """What is said of N places: (N, 7) grades, (N,) V5, (N,) anything but v1."""
+    """Predictions for N places: (N, 7) grades, (N,) V5, (N,) anything but v1."""
 
     seven: FloatArray
     v5: FloatArray
@@ -104,10 +104,10 @@ class Answers:
 
 
 def read_slices(folder: Path) -> Iterator[tuple[dict[str, Any], list[Place], FloatArray]]:
-    """Each entry of points.json that lies in its image, with its levels and points.
+    """Each entry of points.json with its levels and points inside the image.
 
     Raises:
-        ConfigError: there is no points.json, or an entry lacks something.
+        ConfigError: there is no points.json, or an entry is incomplete.
     """
     file = folder / "points.json"
     if not file.is_file():
@@ -126,14 +126,14 @@ def read_slices(folder: Path) -> Iterator[tuple[dict[str, Any], list[Place], Flo
 def answers_of(
     settings: SlicesSettings, classifiers: Mapping[str, Classifier | CombinedClassifier]
 ) -> tuple[list[Place], dict[str, Answers]]:
-    """Every place, and what each classifier says of them, and all together."""
+    """All places, with the predictions of each classifier and of their mean."""
     places: list[Place] = []
     graders = {name: as_one(classifier) for name, classifier in classifiers.items()}
     crops: dict[str, list[Any]] = {name: [[] for _ in g.members] for name, g in graders.items()}
     for entry, levels, points in read_slices(settings.external):
         image = window_to_uint8(read_uint8_image(settings.external / "images" / entry["image"]))
         if len(points) < 2:
-            continue  # no box without a neighbour
+            continue  # without a neighbour there is no box
         held = inside({p.level: tuple(xy) for p, xy in zip(levels, points.tolist(), strict=True)},
                       image.shape)  # fmt: skip
         kept = np.array([p.level in held for p in levels])
@@ -165,7 +165,7 @@ def _answers(kinds: Sequence[str], seven: Any, v5: Any) -> Answers:
 
 
 def flipped(one: Answers, other: Answers) -> dict[str, BoolArray]:
-    """Whether rows of the one differ from those of the other, by `FLIPS`."""
+    """Whether rows differ between two predictions, by `FLIPS`."""
     pairs = (
         (one.seven.argmax(axis=1), other.seven.argmax(axis=1)),
         (one.abnormal >= 0.5, other.abnormal >= 0.5),
@@ -228,7 +228,7 @@ def compared(
 
 
 def _sides(places: Sequence[Place], rows: Sequence[int]) -> tuple[list[int], list[int]] | None:
-    """Rows on either side of the middle slice; None where a side has fewer than two."""
+    """Rows on either side of the middle slice; None if a side has fewer than two."""
     left = [row for row in rows if places[row].offset < 0]
     right = [row for row in rows if places[row].offset > 0]
     return (left, right) if min(len(left), len(right)) > 1 else None

@@ -1,12 +1,12 @@
-"""Grades under stress: how far grading falls when frames look otherwise or boxes lie otherwise.
+"""Grades under stress: the loss in grading when images look different or boxes are shifted.
 
     python benchmarks/grades_stress.py labels=LABELS.json frames=FRAMES folds=FOLD_WEIGHTS.json \\
         out=OUT page=docs/grade_limits.md
 
-`python benchmarks/grades_stress.py help` lists the keys; `labelled_grades` says what is graded.
-Every labelled structure is graded as it is, then under each change of `STRESSES`. Beside each
-figure stands its difference to the unchanged one, paired: both sides of a bootstrap draw hold the
-same studies. Into `out` go `grades_stress.json` and `grades_stress.md`.
+`python benchmarks/grades_stress.py help` lists the keys; `labelled_grades` describes the data.
+Every labelled structure is graded unchanged, then under each change of `STRESSES`. Each metric is
+shown with its paired difference from the unchanged one: both sides of a bootstrap draw have the
+same studies. `grades_stress.json` and `grades_stress.md` are written into `out`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from spineline.datasets.common.tables import markdown_table
 from spineline.pipeline.evaluation.tables import machine
 
 SHIFT = 0.05
-"""How far a box is shifted, as a share of its larger side."""
+"""Shift of a box, as a share of its larger side."""
 
 LOOKS: Mapping[str, Change] = MappingProxyType(
     {
@@ -79,7 +79,7 @@ class GradeStressSettings(LabelledSettings):
 
 
 def look_of(stress: str, seed: int) -> Callable[[Labelled], Any]:
-    """What is graded of an image under a stress."""
+    """The image and boxes to grade under a stress."""
 
     def changed(item: Labelled) -> Any:
         boxes = boxes_of(item.structures)
@@ -92,13 +92,13 @@ def look_of(stress: str, seed: int) -> Callable[[Labelled], Any]:
 
 
 def shifted(boxes_xyxy: FloatArray, shares_xy: tuple[float, float]) -> FloatArray:
-    """(N, 4) boxes, each moved by shares of its larger side."""
+    """(N, 4) boxes, each shifted by shares of its larger side."""
     larger = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).max(axis=1, keepdims=True)
     return boxes_xyxy + larger * np.tile(np.array(shares_xy), 2)
 
 
 def stressed(data: LabelledSet, settings: LabelledSettings) -> dict[str, dict[str, Any]]:
-    """Of each stress and metric, the value and its difference to the plain one."""
+    """For each stress and metric, the value and its difference from the plain one."""
     weights = study_weights(data, settings)
     found: dict[str, dict[str, Any]] = {}
     plain: dict[str, FloatArray] = {}
@@ -115,7 +115,7 @@ def stressed(data: LabelledSet, settings: LabelledSettings) -> dict[str, dict[st
 
 
 def table_of(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The Markdown table; differences clear of 0 are bold."""
+    """The Markdown table; differences whose interval excludes 0 are bold."""
     rows = []
     for stress, figures in found.items():
         cells = []

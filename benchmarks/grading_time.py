@@ -1,10 +1,9 @@
-"""How long the grading of the eleven crops of a spine takes, on one thread.
+"""Time to grade the eleven crops of a spine on one thread.
 
     python benchmarks/grading_time.py [classifiers=A,B] [repeats=30] …
 
-`python benchmarks/grading_time.py help` lists the keys. Each classifier is asked by itself, and all
-of them as one where several single ones are named; arms take turns. Crops are cut from phantoms
-beforehand.
+`python benchmarks/grading_time.py help` lists the keys. Each classifier runs alone, and all of them
+combined if there are several single ones; arms run in turn. Crops are cut from phantoms beforehand.
 To compare two versions, run each version's own script.
 """
 

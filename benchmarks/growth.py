@@ -1,13 +1,13 @@
-"""What a study of `pipeline predict` costs in cohorts that grow, on this machine and by Ray.
+"""The cost of a study of `pipeline predict` in growing cohorts, on this machine and with Ray.
 
     python benchmarks/growth.py [sizes=10,100,1000] [engines=local,ray1,ray2,ray4] …
 
-`python benchmarks/growth.py help` lists the keys. Each engine runs over phantom studies of each
-size once, in processes of their own (`ray2`: `engine=ray` with two workers on a local cluster).
-Meanwhile the manifest and the processes are looked at: when the first study was done, how long the
-command went on after the last, the peak of memory by PSS, and the processor time of the whole tree.
-From the two largest cohorts of the first engine follows what one more study costs, and from that
-what 100,000 and a million take. Linux alone.
+`python benchmarks/growth.py help` lists the keys. Each engine runs once over phantom studies of
+each size, in separate processes (`ray2`: `engine=ray` with two workers on a local cluster).
+Meanwhile, the manifest and the processes are watched: the time of the first study, the time after
+the last, the peak of memory by PSS, and the processor time of the whole tree. The two largest
+cohorts of the first engine give the cost of one more study, which is extrapolated to 100,000 and to
+a million. Linux only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from spineline.datasets.common.tables import markdown_table
 ENGINES = ("local", "ray1", "ray2", "ray4")
 LARGE = (100_000, 1_000_000)
 ENOUGH = 100
-"""Studies of the largest cohort below which nothing is counted from it."""
+"""Minimum size of the largest cohort for an extrapolation."""
 ABOUT = """\
 Each row is one run of the command. *First* is the time until the first study was done: imports,
 weights, listing all files, starting workers. *Last* is the time from the last study to the end,
@@ -61,7 +61,7 @@ class Grown:
         first_s, first_cpu_s: until the first study was done, by both clocks.
         last_s, last_cpu_s: from the last study to the end.
         pss_mb: peak of memory, MiB.
-        files, bytes: that the command wrote.
+        files, bytes: written by the command.
     """
 
     engine: str
@@ -78,16 +78,16 @@ class Grown:
 
     @property
     def study_s(self) -> float:
-        """Seconds of each study between the first and the last."""
+        """Seconds per study between the first and the last."""
         return (self.seconds - self.first_s - self.last_s) / max(self.studies - 1, 1)
 
 
 def grown(engine: str, run: cohort_memory.MemoryRun, out: Path) -> Grown:
-    """What a run was like.
+    """Summarise a run.
 
     Args:
         engine: its name.
-        run: as it was watched.
+        run: its samples.
         out: the folder that it wrote.
     """
     end = cohort_memory.Look(run.studies, 0, 0.0, 0.0, run.seconds, run.cpu_s)
@@ -110,7 +110,7 @@ def grown(engine: str, run: cohort_memory.MemoryRun, out: Path) -> Grown:
 
 
 def measure(settings: GrowthSettings, folder: Path) -> tuple[str, list[Grown]]:
-    """Run every engine over every cohort; what was drawn, and the runs."""
+    """Run every engine over every cohort; returns a description of the data, and the runs."""
     found, data = [], ""
     for n in settings.sizes:
         cohort = folder / f"cohort{n}"
@@ -149,7 +149,7 @@ def rows_of(runs: Sequence[Grown]) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """What one more study costs, from two cohorts of one engine: the difference of both."""
+    """The cost of one more study: the difference between two cohorts of one engine."""
 
     cpu_s: float
     first_cpu_s: float
@@ -160,7 +160,7 @@ class Slope:
 
 
 def slope(small: Grown, large: Grown) -> Slope:
-    """The difference of two runs by that of their studies."""
+    """The difference between two runs, divided by that between their numbers of studies."""
     more = large.studies - small.studies
     return Slope(
         **{
@@ -171,7 +171,7 @@ def slope(small: Grown, large: Grown) -> Slope:
 
 
 def large_rows(small: Grown, large: Grown) -> list[tuple[str, ...]]:
-    """What the large cohorts take, by the slopes of these two."""
+    """Extrapolations to large cohorts."""
     each = slope(small, large)
     return [
         (

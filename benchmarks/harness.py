@@ -1,9 +1,9 @@
-"""What the benchmark scripts share: arms that take turns, cohorts of phantoms, a page's section.
+"""Shared code of the benchmark scripts: arms in turn, phantom cohorts, and page sections.
 
-Other programs may run on the machine. So arms are run one after the other in every round, in an
-order that moves on by one each round, and a ratio is the median of the ratios of the rounds, each
-of two runs that were neighbours in time. Beside the clock on the wall, the processor time of the
-process and of its ended children is kept, which others disturb less.
+Other programs may run on the machine. So arms run one after the other in every round, in an order
+that shifts by one each round. A ratio is the median of the ratios of the rounds, each of two runs
+close in time. Besides wall-clock time, the processor time of the process and of its ended children
+is measured, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ median of the rounds' ratios, each of two neighbouring runs, with the smallest a
 brackets. If the load average exceeds the number of cores, other programs were running too, and
 processor time is more reliable than wall-clock time."""
 DRAWN = 8
-"""Studies of a cohort that are drawn; the others are copies of them."""
+"""Number of drawn studies in a cohort; the others are copies of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ Keys = TypeVar("Keys", bound=Settings)
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Seconds of one run of an arm: on the wall, and of processors (ended children included)."""
+    """Seconds of one run of an arm, by the clock and by processor (ended children included)."""
 
     wall_s: float
     cpu_s: float
@@ -93,7 +93,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Of two arms: median, least and largest of the rounds; NaN where a round tells none."""
+    """Ratio of two arms: median, minimum and maximum of the rounds; NaN if a round has none."""
 
     value: float
     low: float
@@ -111,15 +111,15 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult:
-    """What a script found, for its section of the page and its JSON file.
+    """The result of a script, for its page section and its JSON file.
 
     Attributes:
         title: of the section.
         about: what was run, as Markdown.
         data: what it ran on, in words.
-        packages: whose versions matter beside spineline and Python.
-        threads: of torch; 0 leaves them out.
-        tables: and what stands between them, as Markdown.
+        packages: whose versions are listed besides spineline and Python.
+        threads: of torch; 0 omits them.
+        tables: with the text between them, as Markdown.
         report: values for the JSON file.
     """
 
@@ -150,12 +150,12 @@ def take_turns(
 
     Args:
         arms: what to run, by name.
-        rounds: how often it is kept.
-        warm: rounds before those.
-        measure: runs one arm and says how long it took.
+        rounds: number of measured rounds.
+        warm: number of rounds before those.
+        measure: runs one arm and returns its time.
 
     Returns:
-        One turn per round kept, by arm.
+        One turn per measured round, by arm.
     """
     names = list(arms)
     turns: dict[str, list[Turn]] = {name: [] for name in names}
@@ -170,7 +170,7 @@ def take_turns(
 
 
 def afresh(out: Path, call: Callable[[], Any]) -> Callable[[], Any]:
-    """The same, where the folder it writes is removed before."""
+    """The call, with removal of its output folder beforehand."""
 
     def run() -> Any:
         shutil.rmtree(out, ignore_errors=True)
@@ -184,7 +184,7 @@ def process(
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
 ) -> Callable[[], None]:
-    """A Python process with these arguments, from its start to its end, without network."""
+    """A call that runs Python with these arguments in a process without network."""
 
     def run() -> None:
         done = subprocess.run(
@@ -203,37 +203,37 @@ def process(
 
 
 def processor_seconds() -> float:
-    """Of this process, all its threads, and its ended children."""
+    """Processor seconds of this process, all its threads, and its ended children."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def median(turns: Sequence[Turn], clock: Clock = "wall_s") -> float:
-    """The median of one clock, in seconds; NaN where a turn's is."""
+    """The median of one clock, in seconds; NaN if a turn is NaN."""
     return median_of([getattr(turn, clock) for turn in turns])
 
 
 def ratio(over: Sequence[Turn], under: Sequence[Turn], clock: Clock = "wall_s") -> Ratio:
-    """One arm's time by another's, round by round."""
+    """One arm's time divided by another's, round by round."""
     found = [getattr(a, clock) / getattr(b, clock) for a, b in zip(over, under, strict=True)]
     value = median_of(found)
     return Ratio(value, value, value) if math.isnan(value) else Ratio(value, min(found), max(found))
 
 
 def median_of(values: Sequence[float]) -> float:
-    """The median; NaN where one of the values is."""
+    """The median; NaN if one of the values is NaN."""
     return math.nan if any(map(math.isnan, values)) else statistics.median(values)
 
 
 def json_number(value: float, digits: int) -> float | None:
-    """A number as JSON holds it: none where it is NaN."""
+    """A rounded number for JSON; None for NaN."""
     return None if math.isnan(value) else round(value, digits)
 
 
 def ratios_json(
     turns: Mapping[str, Sequence[Turn]], under: str, name: str = "ratio"
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """The times of all arms by that of one, as plain values: by the clock and by processor time."""
+    """The times of all arms divided by that of one, as plain values, by both clocks."""
     clocks: tuple[tuple[str, Clock], ...] = ((name, "wall_s"), (f"{name}_cpu", "cpu_s"))
     return {
         key: {arm: ratio(all_, turns[under], clock).to_json() for arm, all_ in turns.items()}
@@ -252,10 +252,13 @@ def turns_json(turns: Mapping[str, Sequence[Turn]]) -> dict[str, Any]:
 def arms_table(
     turns: Mapping[str, Sequence[Turn]], under: str, by: str, *, studies: int = 0
 ) -> str:
-    """A table of all arms: their times, and these by the time of one, which is called ``by``.
+    """A table of all arms: their times, also divided by that of ``under``, which is named ``by``.
 
     Args:
-        studies: of one run: times are milliseconds of each; 0 shows seconds of the run.
+        turns: of all arms.
+        under: name of the reference arm.
+        by: its name in the heading.
+        studies: of one run: times are milliseconds per study; 0 shows seconds of the run.
     """
     scale, digits = (1e3 / studies, 1) if studies else (1.0, 2)
     units = ("ms per study", "ms of processor") if studies else ("seconds", "of processor")
@@ -269,7 +272,7 @@ def arms_table(
 
 
 def section_text(script: str, settings: BenchSettings, found: BenchResult) -> str:
-    """The section of a script: what was run, how the figures came about, and the tables."""
+    """The section of a script: what was run, how it was measured, and the tables."""
     known = versions() | {name: metadata.version(name) for name in found.packages}
     shown = (f"{name} {known[name]}" for name in ("spineline", "python", *found.packages))
     threads = f", {found.threads} threads" if found.threads else ""
@@ -284,7 +287,7 @@ def section_text(script: str, settings: BenchSettings, found: BenchResult) -> st
 
 
 def command_of(script: str, settings: BenchSettings) -> str:
-    """The command with the keys that differ from their defaults; files written are left out."""
+    """The command with the keys that differ from their defaults, without output files."""
     words = command_line("", settings).removeprefix("spineline").split()
     shown = [word for word in words if not word.startswith(("page=", "out="))]
     return " ".join([f"python benchmarks/{script}.py", *shown])
@@ -302,12 +305,12 @@ def figure_text(value: float | None, ci95: Sequence[float | None] = (None, None)
 def recorded_command(
     record: Path, settings_class: type[Settings], instead: Mapping[str, str] | None = None
 ) -> str:
-    """The command that a ``run.yaml`` says its folder was made by; of paths the last part alone.
+    """The command recorded in a ``run.yaml``; of paths, only the last part.
 
     Args:
         record: the file.
         settings_class: of the command.
-        instead: keys that were otherwise, as typed.
+        instead: keys to replace, as typed.
     """
     content = yaml.safe_load(record.read_text(encoding="utf-8"))
     values = {**content["settings"], **(instead or {})}
@@ -330,13 +333,13 @@ def run_bench(
     work: Callable[[Bench, Path], BenchResult],
     script: str,
 ) -> None:
-    """Parse the words, do the work in a temporary folder, print, and write what is asked for.
+    """Parse the arguments, do the work in a temporary folder, print, and write on request.
 
     Args:
-        words: of the command line: ``key=value``, or ``help``.
+        words: arguments: ``key=value``, or ``help``.
         settings_class: the script's keys.
-        work: from settings and an empty folder to what is found.
-        script: its name, without suffix; the section bears it, with hyphens.
+        work: computes the result from settings and an empty folder.
+        script: its name without suffix; the section has the same name, with hyphens.
     """
     settings = parse_words(words, settings_class)
     if settings is None:
@@ -360,18 +363,18 @@ def draw_cohort(
 ) -> str:
     """Fill a folder with phantom studies of three series each, one subfolder per study.
 
-    The first eight are drawn. Every other is one of those under UIDs of its own, so no two studies,
-    series or images are one.
+    The first eight are drawn. Every other is a copy with new UIDs, so that all studies, series and
+    images are distinct.
 
     Args:
         folder: made here.
-        n: how many studies.
-        seed: of the spines drawn.
+        n: number of studies.
+        seed: of the drawn spines.
         slices: per series.
-        size: rows and columns of the T2 sagittal images; None for various.
+        size: rows and columns of the T2 sagittal images; None for various sizes.
 
     Returns:
-        What it holds, in words.
+        A description of the content.
     """
     drawn = min(n, DRAWN)
     source = folder.with_name(f"{folder.name}-drawn")
@@ -389,7 +392,7 @@ def draw_cohort(
 
 
 def copy_study(original: Path, target: Path, number: int) -> int:
-    """Write a study's files under UIDs of their own; returns how many."""
+    """Copy a study's files with new UIDs; returns their number."""
     target.mkdir()
     count = 0
     for path in sorted(original.iterdir()):

@@ -1,19 +1,19 @@
-"""Healthy and sick discs by both detector families, three folds by patient, from source to table.
+"""Healthy and sick discs by both detector families, over three folds by patient.
 
     python benchmarks/health_folds.py annotations=LABELS.json images=FRAMES out=OUT page=PAGE.md
 
-`python benchmarks/health_folds.py help` lists the keys. What it does, each by its command:
+`python benchmarks/health_folds.py help` lists the keys. The steps, each with its command:
 
 1. `convert report labels=health kinds=disc kfold=3`: v1 is healthy, any other tag sick;
 2. `kfold detect model=fasterrcnn hyp=cervical` and `model=yolov8n hyp=lumbar`: trained on each fold
-   from scratch; the weights of the last epoch are taken, so that nothing is chosen on what is
-   scored, and every patient is scored by the network that was trained without that patient;
+  from scratch. The weights of the last epoch are used, so that nothing is chosen on the scored
+  data. Every patient is scored by a network that was trained without that patient;
 3. a section of the page.
 
-The sizes are small by default, for a CPU: some hours on two cores. `full=true` takes the recipes as
-they are (ResNet-50, three channels, 384 pixels, batch 8, 200 epochs; YOLOv8n for 100), which wants
-a GPU (`device=0`). A run that was stopped goes on when the same line is given again. Folds that are
-converted already are taken with `folds=FOLDER`.
+The sizes are small by default, for a CPU: some hours on two cores. `full=true` uses the recipes
+unchanged (ResNet-50, three channels, 384 pixels, batch 8, 200 epochs; YOLOv8n for 100), which needs
+a GPU (`device=0`). The same command continues a stopped run. `folds=FOLDER` uses folds that are
+already converted.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ class HealthSettings(FoldsSettings):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a model has to show.
+    """The scores of a model.
 
     Attributes:
         model: one of [MODELS][].
         studies: in each fold.
-        figures: each figure's folds and pooled value, by dotted key.
-        command: that it was made by.
+        figures: each metric's folds and pooled value, by dotted key.
+        command: that made them.
     """
 
     model: str
@@ -96,11 +96,11 @@ class Scored:
     command: str
 
 
-# Making
+# Work
 
 
 def make_folds(settings: HealthSettings) -> Path:
-    """The folder of the folds, converted where it is not there."""
+    """The folder of the folds, converted if it does not exist."""
     if settings.folds is not None:
         return settings.folds
     data = settings.out / "data"
@@ -137,7 +137,7 @@ def kfold_keys(settings: HealthSettings, model: str, data: Path) -> KfoldDetect:
 
 
 def score(settings: HealthSettings, model: str, data: Path) -> Scored:
-    """Train and score a model on every fold, where that is not done."""
+    """Train and score a model on every fold, unless that is done."""
     keys = kfold_keys(settings, model, data)
     table = keys.out / "kfold.json"
     if not table.is_file() or json.loads(table.read_text(encoding="utf-8"))["failures"]:
@@ -149,17 +149,17 @@ def score(settings: HealthSettings, model: str, data: Path) -> Scored:
     return Scored(model, content["studies"], figures, command_line("kfold detect", keys))
 
 
-# Telling
+# Output
 
 
 def rows_of(scored: Scored) -> list[tuple[str, ...]]:
-    """The rows of one model: its folds and all as one by each rule, intervals for all as one."""
+    """The rows of one model: folds and pooled value by each rule, the latter with intervals."""
     title = TITLES[scored.model]
     rows: list[tuple[str, ...]] = []
     for rule, words in RULES.items():
         found = [scored.figures[f"{rule}.{name}"] for name in FIGURES]
         folds = () if "." in rule else range(len(scored.studies))
-        for n in folds:  # the third rule is told of all folds as one alone
+        for n in folds:  # the third rule has only a pooled value
             cells = [figure_text(figure["folds"][n]) for figure in found]
             rows.append((title, f"fold{n}", words, *cells))
         cells = [figure_text(f["pooled"]["value"], f["pooled"]["ci95"]) for f in found]
@@ -213,7 +213,7 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
 
 
 def small_note(settings: HealthSettings, data: Path, models: Sequence[Scored]) -> str:
-    """What the small sizes are, and how to run the full ones."""
+    """A note on the small sizes, and how to run the full ones."""
     epochs = " and ".join(
         f"{kfold_keys(settings, scored.model, data).epochs} epochs of {TITLES[scored.model]}"
         for scored in models

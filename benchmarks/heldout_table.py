@@ -1,9 +1,9 @@
-"""The figures of a folder of `pipeline val` as a section of a Markdown page.
+"""Write the metrics of a folder of `pipeline val` as a section of a Markdown page.
 
     python benchmarks/heldout_table.py val=OUT/val page=docs/results.md \\
         [section=heldout] [title=…] [note=…]
 
-The rest of the page stays; figures that others published stand beside ours.
+The rest of the page is unchanged. Published metrics of others are shown beside them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PUBLISHED: dict[str, str] = {
     "ccf.c_vertebra": "0.77",
     "ccf.score": "0.8064",
 }
-"""The report's own figures on its 50 test studies; ``ccf`` on the same studies, 4 folds."""
+"""The report's own metrics on its 50 test studies; ``ccf`` on the same studies, 4 folds."""
 
 ABOUT_PUBLISHED = (
     "*Published* values are the report's on its own 50 test studies, which are not the studies "
@@ -58,17 +58,17 @@ class TableSettings(Settings):
 
 
 GRADES = ("report", "seven", "binary", "ccf.c_", "ccf.score", "tianchi.macro_f1")
-"""What the names of figures of grades begin with: left out where no grade is labelled."""
+"""Prefixes of metrics of grades, which are omitted if no grade is labelled."""
 
 
 def section_text(
     metrics: Mapping[str, Any], run: Mapping[str, Any], *, title: str = "", note: str = ""
 ) -> str:
-    """Every figure, and what is needed to make it again, as Markdown.
+    """All metrics, and how to reproduce them, as Markdown.
 
     Args:
         metrics: the content of ``metrics.json``.
-        run: the content of ``run.yaml`` beside it; of its paths the last part alone is shown.
+        run: the content of ``run.yaml`` beside it; of its paths, only the last part is shown.
         title: heading of the section, if it has one.
         note: a sentence on the data.
     """
@@ -102,7 +102,7 @@ def section_text(
 
 
 def confusion(metrics: Mapping[str, Any]) -> list[str]:
-    """The seven-class confusion, where it was scored."""
+    """The seven-class confusion matrix, if it was scored."""
     found = metrics.get("seven", {}).get("confusion")
     if not found:
         return []

@@ -1,11 +1,11 @@
-"""All benchmarks of speed by one command, kept by commit, and a picture of each figure over them.
+"""Run all speed benchmarks, store their results by commit, and plot each value over the commits.
 
     python benchmarks/history.py [only=start_up,…] [into=benchmarks/history] [run=false] …
 
-`python benchmarks/history.py help` lists the keys. Each script runs with the few rounds given
-here, a process of its own. What they report is kept as one JSON file named after the commit and
-its date, with machine, versions and load. The picture is drawn of all files in the folder that are
-of this machine; `run=false` draws it alone.
+`python benchmarks/history.py help` lists the keys. Each script runs with the few rounds given here,
+in its own process. The reports are stored as one JSON file named after the commit and its date,
+with machine, versions and load. The plot uses all files of this machine in the folder; `run=false`
+only draws it.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ RUNS = {
     "grading_time": ["repeats=10"],
     "training_speed": ["repeats=1", "backends=yolo", "n=12"],
 }
-"""Every script that is run, with its keys."""
+"""All scripts to run, with their keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One figure of the picture.
+    """One panel of the plot.
 
     Attributes:
         title: with the unit.
-        script: whose report holds it.
-        value: takes it from the report.
+        script: whose report holds the value.
+        value: reads it from the report.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Panel:
 
 
 def turns_of(arm: str, scale: float = 1.0) -> Callable[[Mapping[str, Any]], float]:
-    """Takes an arm's median processor time from a report."""
+    """A function that reads an arm's median processor time from a report."""
     return lambda report: scale * statistics.median(t["cpu_s"] for t in report["turns"][arm])
 
 
@@ -96,7 +96,7 @@ class HistorySettings(Settings):
 
 
 def run_all(only: Sequence[str]) -> dict[str, Any]:
-    """What each script reports, and what it ran on."""
+    """The reports of the scripts, with machine and versions."""
     reports = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in only:
@@ -117,16 +117,16 @@ def run_all(only: Sequence[str]) -> dict[str, Any]:
 
 
 def file_of(entry: Mapping[str, Any], into: Path) -> Path:
-    """Where an entry is kept."""
+    """The file of an entry."""
     commit = entry["commit"].replace("+", "-changed")
     return into / f"{entry['committed'][:10]}-{commit}.json"
 
 
 def read_entries(into: Path) -> list[dict[str, Any]]:
-    """What is kept, by date of commit.
+    """The stored entries, by date of commit.
 
     Raises:
-        SpinelineError: a file that is none of these.
+        SpinelineError: a file that is not an entry.
     """
     entries = []
     for path in sorted(into.glob("*.json")):
@@ -141,7 +141,7 @@ def read_entries(into: Path) -> list[dict[str, Any]]:
 
 
 def points(panel: Panel, entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
-    """A figure by commit, of the entries that have it."""
+    """A value by commit, for the entries that have it."""
     return [
         (entry["commit"][:7], panel.value(entry["reports"][panel.script]))
         for entry in entries
@@ -150,7 +150,7 @@ def points(panel: Panel, entries: Sequence[Mapping[str, Any]]) -> list[tuple[str
 
 
 def draw(entries: Sequence[Mapping[str, Any]], picture: Path) -> None:
-    """Draw each figure over the commits."""
+    """Plot each value over the commits."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -179,7 +179,7 @@ def main(words: list[str]) -> None:
     if settings.run:
         entry = run_all(settings.only)
         file = file_of(entry, settings.into)
-        if file.exists():  # of the same commit: what other scripts have found stays
+        if file.exists():  # of the same commit: results of other scripts are kept
             entry["reports"] = read_json(file)["reports"] | entry["reports"]
         write_json(file, entry)
         for panel in PANELS:

@@ -1,25 +1,26 @@
-"""How noisy the grades' labels are, by class and by annotation habit, and what that bounds.
+"""Noise of the labelled grades by class and annotation habit, and the limits that it sets.
 
     python benchmarks/label_noise.py labels=LABELS.json frames=FRAMES folds=FOLD_WEIGHTS.json \\
         runs=RUNS out=OUT page=docs/grade_limits.md
 
-`python benchmarks/label_noise.py help` lists the keys; `labelled_grades` says what is graded. The
-studies up to number `boundary` and those after it were annotated by different habits. From labels
-and out-of-fold probabilities come, for each habit,
+`python benchmarks/label_noise.py help` lists the keys; `labelled_grades` describes the data. The
+studies up to number `boundary` and those after it were annotated by different habits. For each
+habit, labels and out-of-fold probabilities give
 
 - the confident joint of labelled and true class (Northcutt, Jiang and Chuang, "Confident learning",
-  JAIR 2021, section 3): a structure labelled i counts for the class j of the greatest probability
-  among those that reach the mean probability of j over the structures labelled j. Rows are scaled
-  to the labels' counts. The noise of a class is the share of its labels that are another class's;
-- the same of labels that are drawn from the probabilities themselves, where no label is wrong: what
-  the method calls noise only because the classifier is unsure;
-- what an oracle, who knows every true class and nothing of the habit, would score against such
-  labels: AUC ``(P(true 1 | label 1) + P(true 0 | label 0)) / 2``, accuracy the joint's diagonal;
-- what the rates of V5 alone bound, if it is as frequent in both sets of studies;
-- the figures of the out-of-fold classifiers. With `runs`, a folder for trainings, a classifier is
-  also fitted on each habit and tested on the other; a training that is there is passed over.
+  JAIR 2021, section 3). A structure labelled i counts for the most probable class j among those
+  whose probability reaches the mean probability of j over the structures labelled j. Rows are
+  scaled to the labels' counts. The noise of a class is the share of its labels that belong to
+  another class;
+- the same for labels drawn from the probabilities themselves, without a wrong label: the part that
+  the method calls noise only because the classifier is uncertain;
+- the scores against such labels of an oracle that knows every true class but not the habit: AUC
+  ``(P(true 1 | label 1) + P(true 0 | label 0)) / 2``, accuracy the joint's diagonal;
+- the bounds from the rates of V5 alone, if it is equally frequent in both sets of studies;
+- the metrics of the out-of-fold classifiers. With `runs`, a folder for trainings, a classifier is
+  also fitted on each habit and tested on the other; existing trainings are skipped.
 
-Into `out` go `label_noise.json` and `label_noise.md`.
+`label_noise.json` and `label_noise.md` are written into `out`.
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ from spineline.datasets.metrics.grades import GradeTable
 from spineline.pipeline.evaluation.tables import machine
 
 CLOSE = 1e-6
-"""A probability that misses its threshold by less reaches it."""
+"""Tolerance for a probability to reach its threshold."""
 
 NULL_DRAWS = 20
-"""Sets of labels that are drawn from the probabilities."""
+"""Number of label sets drawn from the probabilities."""
 
 DISC_NAMES = SEVEN_NAMES[2:]
 ORACLES = ("disc AUC", "vertebra AUC", "V5 AUC", "seven accuracy")
@@ -83,7 +84,7 @@ class NoiseSettings(LabelledSettings):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """Something that labels answer and a classifier states probabilities of.
+    """A quantity with labels and predicted probabilities.
 
     Attributes:
         names: of the classes.
@@ -106,12 +107,12 @@ def confident_joint(labels: IntArray, probabilities: FloatArray, times: FloatArr
 
     Args:
         labels: (N,) classes.
-        probabilities: (N, K), each row by a classifier that did not see its structure.
+        probabilities: (N, K), each row from a classifier that did not see its structure.
         times: (N,) how often each structure counts.
 
     Returns:
         The counts of those that reach a threshold, with every row scaled to the weight of its
-        labels. A class without such a structure is taken to be right.
+        labels. A class without such a structure is assumed to be right.
     """
     classes = probabilities.shape[1]
     given = np.eye(classes)[labels] * times[:, None]
@@ -129,14 +130,14 @@ def confident_joint(labels: IntArray, probabilities: FloatArray, times: FloatArr
 
 
 def noise_of(joint: FloatArray) -> FloatArray:
-    """(K,) share of each class's labels that are another class's; NaN where there is no label."""
+    """(K,) share of each class's labels that belong to another class; NaN without labels."""
     total = joint.sum(axis=1)
     with np.errstate(invalid="ignore"):
         return np.where(total > 0, 1 - joint.diagonal() / total, np.nan)
 
 
 def oracle_auc(joint: FloatArray) -> float:
-    """AUC of the true class, of two, against labels with this joint."""
+    """AUC of the true class, one of two, against labels with this joint."""
     return float((1 - noise_of(joint)).mean())
 
 
@@ -151,7 +152,7 @@ def joints(question: Question, weights: FloatArray) -> FloatArray:
 
 
 def null_joint(question: Question, studies: int, seed: int) -> FloatArray:
-    """The mean joint where labels are drawn from the probabilities: without a wrong label."""
+    """The mean joint of labels drawn from the probabilities, without a wrong label."""
     rng = np.random.default_rng(seed)
     steps = question.probabilities.cumsum(axis=1)
     found = []
@@ -166,7 +167,7 @@ def null_joint(question: Question, studies: int, seed: int) -> FloatArray:
 
 
 def questions_of(data: LabelledSet, answers: Grades, among: BoolArray) -> dict[str, Question]:
-    """What the labelled structures among these answer, by name."""
+    """The questions that the selected labelled structures answer, by name."""
     if answers.seven is None or answers.binary is None:
         raise ConfigError("folds=…: wanted classifiers with both heads (head=both)")
     seven, v5 = (np.asarray(p, dtype=np.float64) for p in (answers.seven, answers.binary))
@@ -205,10 +206,10 @@ def study_number(study: str) -> int:
 
 
 def habits_of(data: LabelledSet, boundary: int) -> dict[str, BoolArray]:
-    """Which structures are of which habit, by its name.
+    """The structures of each habit, by its name.
 
     Raises:
-        ConfigError: all studies are of one.
+        ConfigError: all studies have the same habit.
     """
     early = np.array([study_number(study) <= boundary for study in data.studies])[data.study]
     if early.all() or not early.any():
@@ -217,17 +218,17 @@ def habits_of(data: LabelledSet, boundary: int) -> dict[str, BoolArray]:
 
 
 def rows_of_table(table: GradeTable, among: BoolArray) -> GradeTable:
-    """These rows of a table."""
+    """A selection of a table's rows."""
     return GradeTable(**{f.name: getattr(table, f.name)[among] for f in fields(table)})
 
 
-# ---- what is found
+# ---- results
 
 
 def noise_figures(
     data: LabelledSet, answers: Grades, among: BoolArray, settings: NoiseSettings
 ) -> dict[str, Any]:
-    """Noise by class, and the oracle's figures, of the structures of one habit."""
+    """Noise by class, and the oracle's metrics, for the structures of one habit."""
     weights = study_weights(data, settings)
     questions = questions_of(data, answers, among)
     found = {name: joints(question, weights) for name, question in questions.items()}
@@ -263,7 +264,7 @@ def _oracle(found: FloatArray, null: FloatArray) -> dict[str, Any]:
 def _oracle_accuracy(
     found: Mapping[str, FloatArray], null: Mapping[str, FloatArray]
 ) -> dict[str, Any]:
-    """Of both kinds' structures together."""
+    """The oracle's accuracy over both kinds of structures."""
     kinds = ("vertebra", "disc")
     right = sum(np.trace(found[kind], axis1=1, axis2=2) for kind in kinds)
     total = sum(found[kind].sum(axis=(1, 2)) for kind in kinds)
@@ -273,7 +274,7 @@ def _oracle_accuracy(
 
 def habit_figures(data: LabelledSet, answers: Grades, among: BoolArray, settings: NoiseSettings) \
         -> dict[str, Any]:  # fmt: skip
-    """The figures of the structures of one habit, and how often discs are labelled V5."""
+    """The metrics for the structures of one habit, and how often discs are labelled V5."""
     weights = study_weights(data, settings)
     table = rows_of_table(data.table(answers), among)
     discs = table.disc & (table.binary >= 0)
@@ -285,13 +286,13 @@ def habit_figures(data: LabelledSet, answers: Grades, among: BoolArray, settings
 
 
 def rate_bounds(counts: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, Any]]:
-    """What an oracle scores against each habit's labels, if V5 is as frequent as the other says.
+    """The oracle's scores against each habit's labels, if the other habit's rate of V5 is true.
 
     Args:
         counts: discs labelled V5, and all labelled discs, of each habit.
 
     Returns:
-        By the habit whose rate is the true one: the rate, and the AUC in each habit and in all.
+        By the habit whose rate is assumed: the rate, and the AUC in each habit and in all.
     """
     found = {}
     for truth, (positive, total) in counts.items():
@@ -312,7 +313,7 @@ def v5_counts(data: LabelledSet, among: BoolArray) -> tuple[int, int]:
     """Discs labelled V5, and all labelled discs.
 
     Raises:
-        ConfigError: there are none of one kind, so that no rate can be told.
+        ConfigError: there are none of one kind, so the rate is undefined.
     """
     discs = among & (data.binary >= 0) & np.array([kind == "disc" for kind in data.kinds])
     positive, total = int((data.binary[discs] == 1).sum()), int(discs.sum())
@@ -327,7 +328,7 @@ def crossed(
     habits: Mapping[str, BoolArray],
     settings: NoiseSettings,
 ) -> dict[str, Any]:
-    """Classifiers fitted on one habit, tested on the other, beside the out-of-fold ones there."""
+    """Classifiers fitted on one habit and tested on the other, beside the out-of-fold ones."""
     weights = study_weights(data, settings)
     found: dict[str, Any] = {}
     for (fitted, own), (tested, other) in zip(
@@ -352,7 +353,7 @@ def crossed(
 def fitted_classifier(
     data: LabelledSet, among: BoolArray, settings: NoiseSettings, name: str
 ) -> Path:
-    """Convert and train on the studies of one habit alone, as the folds' classifiers were."""
+    """Convert and train on the studies of one habit only, as for the folds' classifiers."""
     if settings.labels is None or settings.frames is None or settings.runs is None:
         raise ConfigError("runs=…: wanted labels=… and frames=… too, to convert")
     runs = settings.runs
@@ -372,12 +373,12 @@ def fitted_classifier(
 
 
 def labels_of(labels: Path, studies: Sequence[str]) -> list[Any]:
-    """The entries of the report's labels that are of these studies."""
+    """The entries of the report's labels for these studies."""
     kept = [e for e in read_json(labels) if {e["id"], str(e["id"]).split("-")[0]} & set(studies)]
     return list(kept)
 
 
-# ---- telling
+# ---- output
 
 
 def noise_cell(found: Mapping[str, Any]) -> str:

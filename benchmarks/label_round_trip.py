@@ -1,11 +1,10 @@
-"""What labels lose on their way through each format, and back.
+"""Measure what labels lose in each format and back.
 
     python benchmarks/label_round_trip.py [n=50] …
 
 `python benchmarks/label_round_trip.py help` lists the keys. Points, boxes and grades of phantoms
-are known; the points are moved by fractions of a pixel, as whole numbers would hide what a format
-rounds. They go into each format and are read back; what comes back is compared with what went in,
-structure by structure.
+are known. The points are moved by fractions of a pixel, because whole numbers would hide rounding.
+They are written in each format, read back, and compared structure by structure.
 """
 
 from __future__ import annotations
@@ -74,14 +73,14 @@ Marks = Mapping[tuple[str, str], Mark]
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a way lost.
+    """The loss in a format.
 
     Attributes:
-        points_px: distances of the points that came back, in pixels.
-        boxes_px: the largest distance of a side, of each box that came back.
-        lost: structures that did not come back.
-        changed: grades that did not come back as they were, of the structures that did.
-        held: what the format holds, of ``ALL``.
+        points_px: distances of the points read back from their originals, in pixels.
+        boxes_px: for each box read back, the largest distance of a side.
+        lost: structures that were not read back.
+        changed: grades that changed, among the structures read back.
+        held: what the format can hold, of ``ALL``.
     """
 
     points_px: tuple[float, ...]
@@ -91,7 +90,7 @@ class Loss:
     held: tuple[str, ...] = ALL
 
     def row(self) -> tuple[str, ...]:
-        """The cells of the table; 0 where nothing is lost, a dash for what the format lacks."""
+        """The cells of the table; 0 for no loss, a dash for what the format cannot hold."""
         points = _largest_and_mean(self.points_px) if POINT in self.held else ["–", "–"]
         boxes = _largest_and_mean(self.boxes_px) if BOX in self.held else ["–", "–"]
         return (*points, *boxes, str(self.lost), str(self.changed) if GRADE in self.held else "–")
@@ -103,10 +102,10 @@ def _largest_and_mean(errors_px: tuple[float, ...]) -> list[str]:
 
 
 def loss(known: Marks, back: Marks, held: tuple[str, ...] = ALL) -> Loss:
-    """Compare what went in with what came back.
+    """Compare labels before and after.
 
     Raises:
-        SpinelineError: a structure came back that did not go in.
+        SpinelineError: a structure was read back that was not written.
     """
     if added := sorted(set(back) - set(known)):
         raise SpinelineError(f"{len(added)} structures came back that did not go in: {added[0]}")
@@ -123,7 +122,7 @@ def loss(known: Marks, back: Marks, held: tuple[str, ...] = ALL) -> Loss:
 
 
 def with_fractions(record: ImageRecord, rng: np.random.Generator) -> ImageRecord:
-    """A record whose points lie up to half a pixel beside their places, with boxes by the rule."""
+    """A record with points moved by up to half a pixel, and boxes by the rule."""
     points = np.array([s.point_xy for s in record.structures])
     points += rng.uniform(-0.5, 0.5, points.shape)
     boxes = boxes_from_points(points).tolist()
@@ -136,7 +135,7 @@ def with_fractions(record: ImageRecord, rng: np.random.Generator) -> ImageRecord
 
 
 def marks_of(records: Iterable[ImageRecord], images: Mapping[str, str]) -> Marks:
-    """The structures of records; ``images`` gives the image of a record's id or instance UID."""
+    """The structures of records; ``images`` maps a record's id or instance UID to its image."""
     return {
         (images[record.instance_uid or record.image_id], s.level): Mark(
             s.point_xy, s.box_xyxy, s.pathology
@@ -147,7 +146,7 @@ def marks_of(records: Iterable[ImageRecord], images: Mapping[str, str]) -> Marks
 
 
 def write_csv(records: Iterable[ImageRecord], file: Path) -> None:
-    """A table of points, as ``convert csv`` reads it."""
+    """Write a table of points, as ``convert csv`` reads it."""
     with file.open("w", encoding="utf-8", newline="") as opened:
         table = csv.writer(opened)
         table.writerow(("sop_instance_uid", "x", "y", "level", "grade"))
@@ -157,7 +156,7 @@ def write_csv(records: Iterable[ImageRecord], file: Path) -> None:
 
 
 def write_labelme(records: Iterable[ImageRecord], folder: Path) -> None:
-    """A LabelMe file for each image: a point and a rectangle of each structure."""
+    """Write a LabelMe file for each image, with a point and a rectangle for each structure."""
     folder.mkdir()
     for record in records:
         shapes = []
@@ -175,7 +174,7 @@ def write_labelme(records: Iterable[ImageRecord], folder: Path) -> None:
 
 
 def marks_of_results(results: Path) -> Marks:
-    """Points and boxes as they stand in the files ``result.json``, with grades as tags."""
+    """Points and boxes in ``result.json`` files, with grades as tags."""
     found = {}
     for path in sorted(results.glob("*/result.json")):
         values = json.loads(path.read_bytes())

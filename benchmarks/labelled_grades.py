@@ -1,9 +1,9 @@
-"""What the scripts about grades share: structures at their labelled points, graded out of fold.
+"""Shared code of the scripts on grades: structures at their labelled points, graded out of fold.
 
-Labels are the report's (`labels` and `frames`) or a converted data set's (`data`); `folds` is a
-`fold_weights.json`, as `pipeline val folds=` takes it. Each study is graded by the classifier of
-the fold that did not see it, at the labelled points and boxes: no detector takes part, so that
-nothing but the grading is measured. An image is windowed as the pipeline does it.
+Labels are the report's (`labels` and `frames`) or a converted dataset's (`data`); `folds` is a
+`fold_weights.json`, as for `pipeline val folds=`. Each study is graded by the classifier of the
+fold that did not see it, at the labelled points and boxes. No detector is involved, so only the
+grading is measured. Images are windowed as in the pipeline.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "seven accuracy": seven_accuracy,
     }
 )
-"""AUC of normal against abnormal, and of V5 among discs, which alone can carry it."""
+"""AUC of normal against abnormal, and of V5 among discs, the only kind that can have it."""
 
 NOT_SHOWN = ("out=", "page=", "overwrite=", "section=")
 
@@ -83,7 +83,7 @@ class Labelled:
     """An image and its structures of the eleven levels, top to bottom.
 
     Attributes:
-        spine: the image, windowed, and the points.
+        spine: the windowed image and the points.
         structures: with box and tags.
         fold: number of the fold that did not see its study.
     """
@@ -103,7 +103,7 @@ class LabelledSet:
         studies: names, in the order of the rows' indices.
         study: (N,) index of the study of each structure.
         kinds: of each structure.
-        seven, binary: (N,) codes of the labels; -1 where unlabelled.
+        seven, binary: (N,) codes of the labels; -1 if unlabelled.
         left_out: images of studies that are in no fold.
     """
 
@@ -117,24 +117,24 @@ class LabelledSet:
     left_out: int
 
     def table(self, answers: Grades) -> GradeTable:
-        """Labels beside answers."""
+        """A table of labels and predictions."""
         labels = (self.seven, self.binary)
         return grade_table(self.study, self.kinds, labels, answers.seven, answers.binary)
 
     @property
     def about(self) -> str:
-        """What was graded, in words."""
+        """A description of the graded data."""
         labelled = int((self.seven >= 0).sum())
         left = f"; {self.left_out} images in no fold are left out" if self.left_out else ""
         return f"{len(self.studies)} studies, {labelled} labelled structures{left}"
 
 
 Look = Callable[[Labelled], tuple[PixelArray, FloatArray]]
-"""From a labelled image to the image and the boxes (N, 4) that are graded."""
+"""Maps a labelled image to the image and the boxes (N, 4) to grade."""
 
 
 def as_labelled(item: Labelled) -> tuple[PixelArray, FloatArray]:
-    """The image and the boxes as they are."""
+    """The unchanged image and boxes."""
     return item.spine.image, boxes_of(item.structures)
 
 
@@ -147,7 +147,7 @@ def read_labelled(settings: LabelledSettings) -> LabelledSet:
     """Labels, images, and the fold's classifier of each.
 
     Raises:
-        ConfigError: no labels are named, a fold names no classifier, or no study is in a fold.
+        ConfigError: no labels are named, a fold has no classifier, or no study is in a fold.
     """
     if settings.data is None and (settings.labels is None or settings.frames is None):
         raise ConfigError("wanted labels=… and frames=…, or data=…")
@@ -208,7 +208,7 @@ def _labelled(truth: GroundTruth, fold: int) -> Labelled:
 
 
 def graded(data: LabelledSet, look: Look = as_labelled) -> Grades:
-    """What each image's own classifier says of its structures; the kind of each is known."""
+    """The predictions of each image's classifier for its structures, with known kinds."""
     sevens, binaries = [], []
     for number, classifier in enumerate(data.classifiers):
         own = [item for item in data.images if item.fold == number]
@@ -245,7 +245,7 @@ def figure(values: FloatArray, n: int) -> dict[str, Any]:
 
 
 def difference(stressed: FloatArray, plain: FloatArray, n: int) -> dict[str, Any]:
-    """The same of a difference whose two sides share their draws; whether it is clear of 0."""
+    """The same for a difference with shared draws, and whether its interval excludes 0."""
     found = with_interval(stressed - plain, n)
     bounds = interval(stressed - plain)
     clear = bounds is not None and bool(bounds[0] > 0 or bounds[1] < 0)
@@ -253,7 +253,7 @@ def difference(stressed: FloatArray, plain: FloatArray, n: int) -> dict[str, Any
 
 
 def signed_text(found: Mapping[str, Any]) -> str:
-    """``-0.012 (-0.020 … -0.004)``; bold where the interval holds no 0."""
+    """``-0.012 (-0.020 … -0.004)``; bold if the interval excludes 0."""
     if found["value"] is None:
         return "not defined"
     low, high = found["ci95"]

@@ -1,19 +1,20 @@
-"""`spineline pipeline predict` against the chain that a user's own script makes, side by side.
+"""`spineline pipeline predict` against a plain script that chains the same steps, in one run.
 
     python benchmarks/naive_chain.py [n=24] [repeats=5] …
 
-`python benchmarks/naive_chain.py help` lists the keys. The naive chain goes through the studies one
-after the other and does in each, with models loaded beforehand:
+`python benchmarks/naive_chain.py help` lists the keys. The naive chain processes one study after
+the other, with models loaded beforehand:
 
-- read: every file of the folder with pydicom, pixels and all; the middle slice of the sagittal T2
-  series by its description and position; 8 bits between its least and its largest value;
-- detect: one `predict` of ultralytics with our detector, at its own size; the surest box per class;
-- grade: one forward pass per box: of a timm resnet18 on crops of 224 pixels and three channels, or,
-  the fairer arm, of our own classifier on the crops that ours cuts;
-- draw: boxes and names with matplotlib into a PNG, or, the fairer arm, with OpenCV;
+- read: every file of the folder with pydicom, including pixels; the middle slice of the sagittal T2
+  series by its description and position; 8 bits between minimum and maximum;
+- detect: one `predict` of ultralytics with our detector, at its own size; the most confident box
+  per class;
+- grade: one forward pass per box, of a timm resnet18 on crops of 224 pixels and three channels. The
+  fairer arm uses our own classifier on the crops that ours cuts;
+- draw: boxes and names with matplotlib into a PNG, or, in the fairer arm, with OpenCV;
 - write: a JSON file.
 
-Each of these is timed within the arm. Ours names the spine as a whole, abstains, warns, and keeps
+Each step is timed within the arm. Ours also names the spine as a whole, abstains, warns, and writes
 a manifest, which the naive chain does not.
 """
 
@@ -75,7 +76,7 @@ class Naive:
         classifier: ours, or None for a resnet18 of timm.
         resnet: the resnet18.
         draw: `matplotlib` or `cv2`.
-        spent: seconds by part, over all studies and rounds.
+        spent: seconds by step, over all studies and rounds.
     """
 
     yolo: Any
@@ -86,7 +87,7 @@ class Naive:
     spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def run(self, cohort: Path, out: Path) -> None:
-        """All studies of a cohort, one after the other."""
+        """Process all studies of a cohort, one after the other."""
         for study in sorted(cohort.iterdir()):
             self._study(study, out / study.name)
 
@@ -105,7 +106,7 @@ class Naive:
         return answer[0]
 
     def _detect(self, image: Grey) -> list[tuple[str, float, npt.NDArray[np.float64]]]:
-        """The surest box of each class, top to bottom."""
+        """The most confident box of each class, top to bottom."""
         (found,) = self.yolo.predict(
             cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), imgsz=self.imgsz, device="cpu", verbose=False
         )
@@ -133,7 +134,7 @@ class Naive:
 
 
 def middle_slice(study: Path) -> Grey:
-    """Every file is read with its pixels; the middle sagittal T2 slice is taken."""
+    """Read every file with its pixels; return the middle sagittal T2 slice."""
     images = [pydicom.dcmread(path) for path in sorted(study.iterdir())]
     pixels = [image.pixel_array for image in images]
     sagittal = [

@@ -1,32 +1,32 @@
-"""Names under stress: unseen spines, changed in many ways; are names right, or is there a warning?
+"""Names under stress: whether names of unseen, modified spines are right, or come with a warning.
 
     python benchmarks/naming_stress.py annotations=LABELS.json images=FRAMES folds=FOLDS \\
         external=EXTERNAL/spider out=OUT page=docs/results.md
 
 `python benchmarks/naming_stress.py help` lists the keys. Data:
 
-- the frames of `annotations` and `images` (the report's source), each by the networks of the fold
-  that did not see it: `folds` holds a `fold_weights.json`, as `pipeline val folds=` takes it;
+- the frames of `annotations` and `images` (the report's source), each with the networks of the fold
+  that did not see it: `folds` holds a `fold_weights.json`, as for `pipeline val folds=`;
 - `external`, a folder with `points.json` (image, patient, points by level) and `images/`: the
-  patients of `patients` (the test part by default), by the networks of `weights`.
+  patients of `patients` (the test part by default), with the networks of `weights`.
 
-Every spine is looked at as it is and under each change of `stress_set.STRESSES`; what is drawn is
-drawn by `seed`, the spine and the change. A spine is
+Every spine is analysed unchanged and under each change of `stress_set.STRESSES`; the random draws
+depend on `seed`, the spine and the change. A spine is
 
-- *abstained* where nothing was found, its frame was refused, or its naming is marked as a guess;
-- *right* where it is not, and more than half of the structures that lie on a labelled place bear
-  its name; where a vertebra was taken out or put in, *all* of them, counted from the sacrum;
-- *wrong with a warning* where it is neither, and a warning says so: one of `WARNED`;
+- *abstained* if nothing was found, its frame was refused, or its naming is marked as a guess;
+- *right* if more than half of the structures that lie on a labelled place have its name; if a
+  vertebra was removed or inserted, *all* of them, counted from the sacrum;
+- *wrong with a warning* if neither applies, and there is a warning of `WARNED`;
 - *wrong without a warning* otherwise.
 
-*Doubted* are those that are right with such a warning. A place is labelled where a level's centre
-is less than half the distance of neighbours away.
+*Doubted* are the right ones with such a warning. A structure lies on a labelled place if the
+level's centre is less than half the distance between neighbours away.
 
-Into `out` go `stress.json` (all rows), `stress.md` (the table) and `reliability.png`. `fit=true`
-fits the probability of a naming on half of the patients, by the hash of the patient's name, and
-prints the constants of `pipeline/inference/naming.py` (`LEAST_PROBABILITY` is the default of
-`min_naming_probability`), and how they do on the other half; `rows=stress.json` takes the rows of
-an earlier run instead of looking again, so that fitting and drawing take a second.
+`stress.json` (all rows), `stress.md` (the table) and `reliability.png` are written into `out`.
+`fit=true` fits the probability of a naming on half of the patients, by the hash of the patient's
+name. It prints the constants of `pipeline/inference/naming.py` and their results on the other half
+(`LEAST_PROBABILITY` is the default of `min_naming_probability`). `rows=stress.json` uses the rows
+of an earlier run, so that fitting and drawing take a second.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ WARNED = (
     "few_levels",
     "not_lumbar_t2",
 )
-"""Warnings that say that names may be wrong."""
+"""Warnings that names may be wrong."""
 
 NO_SACRUM = "naming_in_doubt: sacrum"
-"""In rows: the naming is in doubt because the sacrum was not seen, whatever its probability."""
+"""Code in rows: the naming is in doubt because no sacrum was seen, whatever its probability."""
 
 OUTCOMES = ("right", "abstained", "wrong_warned", "wrong_silent")
 HEADS = (
@@ -102,7 +102,7 @@ names may be wrong. *Abstained*: marked as a guess, refused, or nothing found. *
 warning* and *without one* are the rest. *Right of named* leaves out abstained predictions."""
 BINS = 10
 PENALTY = 0.001
-"""Of the squares of the coefficients, so that they stay finite where few namings are wrong."""
+"""Penalty on the squared coefficients, which keeps them finite if few namings are wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,17 +148,17 @@ class StressSettings(ModelSettings):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one spine under one change.
+    """The result of one spine under one change.
 
     Attributes:
-        spine, patient, source: which; see `Spine`.
+        spine, patient, source: see `Spine`.
         stress: of `STRESSES`.
-        levels: how many were found.
-        names_right: whether the names are right, given or not.
+        levels: number of levels found.
+        names_right: whether the names are right, abstained or not.
         abstained: nothing found, refused, or marked as a guess.
         codes: of the warnings in `WARNED`.
         probability: of the naming; None without one.
-        evidence: what the probability is made of, by name.
+        evidence: inputs of the probability, by name.
     """
 
     spine: str
@@ -207,7 +207,7 @@ def lumbar_spines(settings: StressSettings) -> Iterator[tuple[Spine, int]]:
 
 
 def external_spines(settings: StressSettings) -> Iterator[Spine]:
-    """Spines of other scanners, of the patients wanted."""
+    """Spines of other scanners, of the selected patients."""
     if settings.external is None:
         return
     for entry in read_json(settings.external / "points.json"):
@@ -222,11 +222,11 @@ def external_spines(settings: StressSettings) -> Iterator[Spine]:
             yield Spine(file.stem, patient, "external", image, points)
 
 
-# ---- looking
+# ---- analysis
 
 
 def look(task: tuple[Spine, str], *, pipeline: Pipeline, seed: int) -> Row:
-    """What the pipeline makes of a spine under a change."""
+    """The pipeline's result for a spine under a change."""
     spine, stress = task
     changed = STRESSES[stress](spine, drawn_by(seed, spine.name, stress))
     image = window_to_uint8(changed.image)
@@ -254,7 +254,7 @@ def look(task: tuple[Spine, str], *, pipeline: Pipeline, seed: int) -> Row:
 
 
 def warned_codes(warnings: Sequence[Remark]) -> tuple[str, ...]:
-    """The codes in `WARNED`; `NO_SACRUM` for a doubt that is none of the probability."""
+    """The codes in `WARNED`; `NO_SACRUM` for a doubt that does not come from the probability."""
     codes = (
         NO_SACRUM
         if warning.code == "naming_in_doubt" and "probability" not in dict(warning.parameters)
@@ -266,7 +266,7 @@ def warned_codes(warnings: Sequence[Remark]) -> tuple[str, ...]:
 
 
 def names_are_right(spine: Spine, found: Sequence[tuple[str, tuple[float, float]]]) -> bool:
-    """Whether names are right, by the rule of the module's text."""
+    """Whether names are right, by the rule in the module's docstring."""
     near = rung_of(spine) / 2
     right = wrong = 0
     for level, point in found:
@@ -299,7 +299,7 @@ def looked_at(settings: StressSettings) -> list[Row]:
     return rows
 
 
-# ---- counting
+# ---- counts
 
 
 def counted(rows: Sequence[Row]) -> dict[str, float]:
@@ -319,7 +319,7 @@ def counted(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def table_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """A line of the table for each stress, then for all that are no plain ones, by source."""
+    """A row of the table for each stress, then for all but the plain ones, by source."""
     groups = [(name, [r for r in rows if r.stress == name]) for name in STRESSES]
     for source in dict.fromkeys(row.source for row in rows):
         own = [row for row in rows if row.source == source]
@@ -342,21 +342,21 @@ def table_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def stated(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray]:
-    """(N,) probabilities that are stated, and whether those names are right."""
+    """(N,) predicted probabilities, and whether those names are right."""
     known = [(row.probability, row.names_right) for row in rows if row.probability is not None]
     probability, right = np.array(known, dtype=np.float64).reshape(-1, 2).T
     return probability, right
 
 
 def calibration_gap(rows: Sequence[Row]) -> float:
-    """Expected calibration error of the stated probabilities, with `BINS` bins."""
+    """Expected calibration error of the predicted probabilities, with `BINS` bins."""
     probability, right = stated(rows)
     one = np.zeros(len(probability), dtype=np.int64)
     return float(calibration_error(np.ones((1, 1)), one, probability, right, bins=BINS)[0])
 
 
 def reliability_png(rows: Sequence[Row]) -> bytes:
-    """Share of right names by stated probability, for plain and for all images."""
+    """Plot the share of right names by predicted probability, for plain and for all images."""
     figure = new_figure(5, 5)
     axes = figure.add_subplot(xlabel="stated probability", ylabel="share of right names")
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
@@ -378,12 +378,12 @@ def reliability_png(rows: Sequence[Row]) -> bytes:
 
 
 def in_fit_half(row: Row) -> bool:
-    """Whether a row's patient is of the half that is fitted on."""
+    """Whether a row's patient is in the half used for fitting."""
     return hashlib.sha256(row.patient.encode()).digest()[0] % 2 == 0
 
 
 def fitted(rows: Sequence[Row]) -> dict[str, float]:
-    """Coefficients of the log-odds of right names, by Newton's steps with a small penalty."""
+    """Coefficients of the log-odds of right names, by Newton steps with a small penalty."""
     names = [name for name in COEFFICIENTS if name != "constant"]
     given = [row for row in rows if row.evidence]
     found = np.array([[row.evidence[name] for name in names] for row in given])
@@ -403,12 +403,12 @@ def fitted(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def with_coefficients(row: Row, coefficients: Mapping[str, float], least: float) -> Row:
-    """The row as it would be with other coefficients and another least probability."""
+    """The row with other coefficients and another minimum probability."""
     return with_least(with_probability(row, coefficients), least)
 
 
 def with_probability(row: Row, coefficients: Mapping[str, float]) -> Row:
-    """The row as it would be with other coefficients and no least probability."""
+    """The row with other coefficients and no minimum probability."""
     if not is_judged(row):
         return row
     probability = NamingEvidence(row.evidence["margin"], row.evidence["score"]).probability(
@@ -425,20 +425,20 @@ def with_probability(row: Row, coefficients: Mapping[str, float]) -> Row:
 
 
 def with_least(row: Row, least: float) -> Row:
-    """The row of `with_probability` as it would be with a least probability."""
+    """The row of `with_probability` with a minimum probability."""
     unlikely = is_judged(row) and row.probability is not None and row.probability < least
     return replace(row, abstained=True) if unlikely else row
 
 
 def is_judged(row: Row) -> bool:
-    """Whether the naming's probability decides if it is given at all."""
+    """Whether the naming's probability decides if it is abstained."""
     return bool(row.evidence) and "not_lumbar_t2" not in row.codes
 
 
 def least_probability(
     rows: Sequence[Row], coefficients: Mapping[str, float], settings: StressSettings
 ) -> float:
-    """The least probability with few enough wrong without a warning, and names mostly right."""
+    """The lowest minimum with few enough errors without a warning, and names mostly right."""
     judged = [with_probability(row, coefficients) for row in rows]
     for percent in range(100):
         found = counted([with_least(row, percent / 100) for row in judged])
@@ -448,7 +448,7 @@ def least_probability(
 
 
 def fit_text(rows: Sequence[Row], settings: StressSettings) -> str:
-    """What to write into the code, and how it does on the half that was not fitted on."""
+    """The constants for the code, and their results on the half not used for fitting."""
     half = [row for row in rows if in_fit_half(row)]
     rest = [row for row in rows if not in_fit_half(row)]
     coefficients = {name: round(value, 4) for name, value in fitted(half).items()}

@@ -1,6 +1,6 @@
-"""Pages of which scripts write sections: Markdown between a pair of comments, the rest by hand.
+"""Sections of pages that scripts write: Markdown between a pair of comments.
 
-A section named ``heldout`` stands between two lines of its own:
+A section named ``heldout`` is between two lines of its own:
 
     <!-- spineline:heldout -->
 
@@ -25,12 +25,12 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Where a section lies in the bytes of its page.
+    """The position of a section in the bytes of its page.
 
     Attributes:
         begin: start of the line of the opening comment.
-        end: end of the closing comment, its line end not included.
-        text: what stands between the two, without blank lines at its ends.
+        end: end of the closing comment, without its line end.
+        text: the content, without blank lines at its ends.
     """
 
     begin: int
@@ -39,17 +39,17 @@ class Section:
 
 
 def write_section(file: Path, name: str, text: str, *, title: str = "") -> None:
-    """Replace a section of a page, or add it at the end; all other bytes stay.
+    """Replace a section of a page, or append it; all other bytes are unchanged.
 
     Args:
-        file: the page; made where it does not exist.
+        file: the page; created if it does not exist.
         name: of the section: lower-case letters, digits and single hyphens.
         text: Markdown.
-        title: heading of a page that does not exist yet, such as ``Results``.
+        title: heading of a new page, such as ``Results``.
 
     Raises:
-        ConfigError: a name that is none, or a text that holds a section's comment itself.
-        SpinelineError: the page's comments are no pairs, or it cannot be read or written.
+        ConfigError: an invalid name, or a text that contains a section's comment itself.
+        SpinelineError: the page's comments are not pairs, or it cannot be read or written.
     """
     check_name(name)
     if _MARKER.search(text.encode()):
@@ -73,19 +73,19 @@ def read_sections(file: Path) -> dict[str, str]:
     """The texts of a page's sections by name, in the page's order.
 
     Raises:
-        SpinelineError: the page's comments are no pairs, or it cannot be read.
+        SpinelineError: the page's comments are not pairs, or it cannot be read.
     """
     return {name: found.text for name, found in _sections(_read(file), str(file)).items()}
 
 
 def folded(summary: str, lines: Sequence[str]) -> list[str]:
-    """Lines of Markdown that a reader opens by a click, on the site and on GitHub."""
+    """Collapsed Markdown that opens on a click, on the site and on GitHub."""
     opened = f'<details markdown="1"><summary>{summary}</summary>'
     return [opened, "", *lines, "", "</details>"]
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot name a section.
+    """Refuse invalid names of sections.
 
     Raises:
         ConfigError: anything but lower-case letters, digits and single hyphens.

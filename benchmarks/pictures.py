@@ -1,10 +1,10 @@
-"""The pictures of the documentation, from phantoms alone: docs/images.
+"""The pictures of the documentation, made from phantoms only: docs/images.
 
     python benchmarks/pictures.py [only=page,review]
 
-Every picture is of what the commands write, on the twelve phantoms of `spineline data phantom n=12`
-(seed 0); none was chosen. Needs Chromium with its chromedriver, DCMTK (`dsr2html`, `dcm2pnm`), and
-the extras `dicom`, `review` and `test`. `data_way.svg` is drawn by the script itself.
+Every picture shows what the commands write on the twelve phantoms of `spineline data phantom n=12`
+(seed 0), without a selection. The script needs Chromium with its chromedriver, DCMTK (`dsr2html`,
+`dcm2pnm`), and the extras `dicom`, `review` and `test`. It draws `data_way.svg` itself.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class PictureSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Tour:
-    """Phantoms, and what the pipeline made of them.
+    """Phantoms, and the pipeline's results on them.
 
     Attributes:
         phantoms: folder of `spineline data phantom`.
@@ -76,7 +76,7 @@ class Tour:
         return json.loads((self.results / f"study{number}" / "result.json").read_text())
 
     def drawn(self, uid: str) -> dict[str, tuple[tuple[float, float], int]]:
-        """Point and seven-class grade of each level, as it was drawn, of an image."""
+        """Drawn point and seven-class grade of each level of an image."""
         for study in json.loads((self.phantoms / "annotations.json").read_text()):
             for image in study["data"]:
                 if image["instanceUid"] == uid:
@@ -92,7 +92,7 @@ def _drawn_level(entry: dict[str, Any]) -> tuple[str, tuple[tuple[float, float],
 
 
 def spineline(*words: str) -> None:
-    """Run a command; its text is shown if it fails."""
+    """Run a command; its output is shown if it fails."""
     done = subprocess.run([*_CLI, *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SpinelineError(f"spineline {' '.join(words)}: {done.stdout}{done.stderr}")
@@ -115,7 +115,7 @@ def make_tour(folder: Path) -> Tour:
 
 
 def failures(tour: Tour, images: Path) -> None:
-    """All phantoms, each with its names: right or wrong, and what the result says of them."""
+    """All phantoms, each with its names, right or wrong, and the statements of its result."""
     tiles = []
     for number in range(STUDIES):
         lines = [f"study{number}", *verdict(tour, number)]
@@ -124,7 +124,7 @@ def failures(tour: Tour, images: Path) -> None:
 
 
 def judged(tour: Tour, number: int) -> Image.Image:
-    """The spine of a study with the names that were given, green where right, red where wrong."""
+    """The spine of a study with predicted names, green if right, red if wrong."""
     result = tour.result(number)
     drawn = tour.drawn(result["instance_uid"])
     frame = Image.fromarray(load_frame(next(iter(find_cases(tour.study(number))))).image)
@@ -149,7 +149,7 @@ def judged(tour: Tour, number: int) -> Image.Image:
 
 
 def verdict(tour: Tour, number: int) -> list[str]:
-    """Names and grades of a result beside those that were drawn, and its warnings."""
+    """Predicted and drawn names and grades of a result, and its warnings."""
     result = tour.result(number)
     drawn = tour.drawn(result["instance_uid"])
     near = [(found, *nearest(found["point_xy"], drawn)) for found in result["structures"]]
@@ -167,7 +167,7 @@ def verdict(tour: Tour, number: int) -> list[str]:
 def nearest(
     point: Sequence[float], drawn: dict[str, tuple[tuple[float, float], int]]
 ) -> tuple[str, float]:
-    """The level drawn next to a point, and how far away it is."""
+    """The drawn level nearest to a point, and its distance."""
     return min(
         ((level, math.dist(point, place)) for level, (place, _) in drawn.items()),
         key=lambda found: found[1],
@@ -175,7 +175,7 @@ def nearest(
 
 
 def crops(tour: Tour, images: Path) -> None:
-    """What the classifier is given of one study: each structure along its spine."""
+    """The classifier's input for one study: each structure along its spine."""
     (case,) = find_cases(tour.study(0))
     frame = load_frame(case)
     found = tour.result(0)["structures"]
@@ -282,7 +282,7 @@ def shot(driver: Any, file: Path) -> None:
 
 
 def page(tour: Tour, images: Path) -> None:
-    """The page of a study, on a wide screen and on a phone, and that of all studies."""
+    """The page of a study, on a wide screen and on a phone, and the page of all studies."""
     study = (tour.results / "study0" / "report.html").as_uri()
     with browser() as driver:
         show(driver, study, 1000, 960)
@@ -300,7 +300,7 @@ def review(tour: Tour, images: Path) -> None:
     try:
         with browser() as driver:
             show(driver, _address(process), 1400, 900)
-            time.sleep(3)  # until the picture has come
+            time.sleep(3)  # until the picture is loaded
             shot(driver, images / "review.png")
             show(driver, driver.current_url, 700, 1000)
             time.sleep(3)
@@ -319,7 +319,7 @@ def _address(process: subprocess.Popen[str]) -> str:
     raise SpinelineError("spineline review ended without an address")
 
 
-# ---- the way of the data
+# ---- the data flow
 
 BOX_W, BOX_H = 150, 46
 WAY = {
@@ -345,7 +345,7 @@ ARROWS = (
 
 
 def data_way() -> str:
-    """The way of the data as SVG."""
+    """The data flow as SVG."""
     width, height = 4 * BOX_W + 3 * 50 + 20, 3 * BOX_H + 2 * 44 + 20
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
@@ -380,7 +380,7 @@ def _corner(column: int, row: int) -> tuple[int, int]:
 
 
 def _ends(tail: str, tip: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where an arrow between two boxes that are neighbours leaves the one and meets the other."""
+    """The ends of an arrow between two neighbouring boxes."""
     (c0, r0), (c1, r1) = WAY[tail][:2], WAY[tip][:2]
     x, y = _corner(c0, r0)
     dc, dr = c1 - c0, r1 - r0
@@ -392,7 +392,7 @@ def _ends(tail: str, tip: str) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def captioned(image: Image.Image, lines: Sequence[str], *, width: int = 320) -> Image.Image:
-    """An image at a width, with lines of text below it."""
+    """An image of the given width, with lines of text below it."""
     height = round(image.height * width / image.width)
     small = image.resize((width, height), Image.Resampling.LANCZOS)
     font = ImageFont.load_default(13)

@@ -1,16 +1,16 @@
-"""What `spineline pipeline predict` adds to its networks, side by side in one run.
+"""The overhead of `spineline pipeline predict` over its networks, in one run.
 
     python benchmarks/pipeline_overhead.py [n=48] [repeats=5] [weights=default] …
 
 `python benchmarks/pipeline_overhead.py help` lists the keys. A cohort of phantom studies is drawn,
-21 files each. Arms take turns (see `harness.py`):
+21 files each. Arms run in turn (see `harness.py`):
 
-- bare: every forward pass that the pipeline makes over that cohort, of the same networks on the
-  same tensors, kept beforehand; and pydicom reading the pixels of each chosen file;
-- whole: `pipeline predict` with models loaded, from the cohort's folder to its files on disk, as
-  it comes, without worker processes (`workers=0`), and without overlays.
+- bare: every forward pass that the pipeline makes over that cohort, with the same networks and
+  recorded tensors; and reading the pixels of each chosen file with pydicom;
+- whole: `pipeline predict` with models loaded, from the cohort's folder to its files on disk, with
+  default settings, but without worker processes (`workers=0`) and without overlays.
 
-Beside these, each step is timed by itself, in milliseconds per study.
+In addition, each step is timed separately, in milliseconds per study.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class OverheadSettings(harness.BenchSettings):
 
 
 def kept_passes(pipeline: Pipeline, frames: list[Frame]) -> tuple[list[Pass], list[Analysis]]:
-    """Every forward pass over frames, in batches as the command makes them, and what came of it."""
+    """Record every forward pass over frames, in the command's batches, and the results."""
     passes: list[Pass] = []
     size = batch_size(pipeline.settings)
     classifier = as_one(pipeline.classifier)
@@ -102,7 +102,7 @@ def _kept(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def bare(passes: list[Pass], files: list[Path]) -> None:
-    """Only what cannot be left out."""
+    """Run only what cannot be left out."""
     for path in files:
         pydicom.dcmread(path).pixel_array  # noqa: B018 - decodes
     with torch.inference_mode():
@@ -111,7 +111,7 @@ def bare(passes: list[Pass], files: list[Path]) -> None:
 
 
 def steps(pipeline: Pipeline, study: Path, analysis: Analysis, folder: Path) -> dict[str, float]:
-    """Milliseconds of each step of one study that is no forward pass, each by itself."""
+    """Milliseconds of each other step of one study than the forward passes, timed separately."""
     frame = analysis.frame
     (detections,) = pipeline.detector.detect([frame.image], confidence=0.01)
     found = analysis.spine.structures

@@ -1,19 +1,20 @@
-"""The report's rows, each by a documented command, from the source to a table of docs/results.md.
+"""The report's rows, each with a documented command, from the source to a table of docs/results.md.
 
     python benchmarks/report_rows.py annotations=LABELS.json images=FRAMES out=OUT page=PAGE.md
 
-`python benchmarks/report_rows.py help` lists the keys. What it does, each by its command:
+`python benchmarks/report_rows.py help` lists the keys. The steps, each with its command:
 
 1. `convert report kfold=3`, once with levels and once with the seven classes as the boxes' classes,
-   so that all rows are scored on the same folds;
-2. `kfold detect` and `kfold classify` for every row that `rows=` names, and `pipeline val` for the
-   chain; `dry=true` only prints these commands;
-3. a section of the page: published, reproduced, best of ours; a row that has not been run says so.
+  so that all rows are scored on the same folds;
+2. `kfold detect` and `kfold classify` for every row in `rows=`, and `pipeline val` for the chain;
+  `dry=true` only prints these commands;
+3. a section of the page: published, reproduced, best of ours; rows that have not been run are
+  marked.
 
-`size=small`, the default, takes smaller networks, smaller images and fewer epochs, for a CPU, and
-the table says so of each row; `size=full` takes what the report names (`device=0`). Both may be in
-one OUT: the table shows the full one where there is one. What is finished is not run again and what
-was stopped goes on when the same line is given again; `rows=` alone only writes the page.
+`size=small`, the default, uses smaller networks, smaller images and fewer epochs, for a CPU, and
+the table marks such rows. `size=full` uses the report's (`device=0`). Both may be in one OUT: the
+table prefers the full one. The same command continues a stopped run without repeating finished
+parts; an empty `rows=` only writes the page.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ SIZES = ("full", "small")
 LEVEL, SEVEN = "level", "seven"
 
 Words = dict[str, str]
-"""Keys of a command with their values as they are typed."""
+"""Keys and values of a command, as typed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Rows that one command gives.
+    """Rows that one command produces.
 
     Attributes:
         name: of the group of rows, and of the folder below OUT/SIZE.
@@ -64,11 +65,11 @@ class Experiment:
         labels: classes of the boxes of its data.
         full: keys at the report's size.
         small: keys for a CPU.
-        sizes: what the two sizes are, in words, for the table.
-        figure: dotted key that is compared; of the chain each row has its own.
-        rows: variant, words of the title and the published figure, as the report gives it.
-        alone: no figure of the pipeline means the same.
-        note: what the report leaves open, or does otherwise.
+        sizes: description of the two sizes, for the table.
+        figure: dotted key of the metric; each row of the chain has its own.
+        rows: variant, title and published value, as the report gives it.
+        alone: no metric of the pipeline means the same.
+        note: what the report leaves open, or does differently.
     """
 
     name: str
@@ -89,14 +90,13 @@ class Row:
     """One row of the report.
 
     Attributes:
-        name: by which ``rows=`` calls it.
+        name: its name in ``rows=``.
         title: in words.
         experiment: name of its experiment.
-        variant: of the cross-validation; none of the chain.
-        figure: dotted key that is compared.
+        variant: of the cross-validation; empty for the chain.
+        figure: dotted key of the metric.
         published: as the report gives it.
-        best: dotted key of the pipeline's figure that stands beside it; none where no figure of
-            the pipeline means the same.
+        best: dotted key of the corresponding metric of the pipeline; empty if there is none.
     """
 
     name: str
@@ -260,7 +260,7 @@ ROWS: tuple[Row, ...] = tuple(
 """In the report's order."""
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.experiment for row in ROWS))
 NEEDS = {"chain": (("regions", "mixup"), ("heads", "noise_normalise_rotation"))}
-"""Experiments, with the variant, whose networks another one takes."""
+"""Experiments, with the variant, whose networks another experiment uses."""
 
 HEADS = ("row", "figure", "published", "reproduced", "folds", "n", "size", "best of ours")
 RUN: dict[str, tuple[type[Settings], Callable[[Any], Any]]] = {
@@ -291,13 +291,13 @@ class RowsSettings(FoldsSettings):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a finished row has to show.
+    """The scores of a finished row.
 
     Attributes:
-        size: ``full`` or ``small``, and the epochs and pixels that its command names.
-        figure: its value, ``ci95`` and n over all studies, each scored by networks that did not
-            see it.
-        folds: value of each fold; empty of the chain.
+        size: ``full`` or ``small``, and the epochs and pixels of its command.
+        figure: its value, ``ci95`` and n over all studies, each scored by networks that did not see
+            it.
+        folds: value of each fold; empty for the chain.
     """
 
     size: str
@@ -305,11 +305,11 @@ class Found:
     folds: tuple[float | None, ...] = ()
 
 
-# Choosing
+# Selection
 
 
 def chosen_rows(words: Sequence[str]) -> tuple[Row, ...]:
-    """The rows that are named, by themselves, by their group or by ``all``, in the report's order.
+    """The rows named directly, by their group or by ``all``, in the report's order.
 
     Raises:
         ConfigError: no such row.
@@ -326,7 +326,7 @@ def chosen_rows(words: Sequence[str]) -> tuple[Row, ...]:
 
 
 def chosen_variants(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
-    """The variants of each experiment that the rows need, what others build on first."""
+    """The variants of each experiment that the rows need, in order of dependence."""
     wanted: dict[str, set[str]] = {}
     for row in rows:
         for name, variant in (*NEEDS.get(row.experiment, ()), (row.experiment, row.variant)):
@@ -392,7 +392,7 @@ def experiment_words(
 
 
 def command_text(command: str, words: Mapping[str, str]) -> str:
-    """The command as it is typed; keys at their defaults are left out, but for the variants."""
+    """The command as typed, without default keys except the variants."""
     cls = RUN[command][0]
     settings = parse_settings(cls, words, where=command)
     defaults = {spec.name: spec.default for spec in fields(cls)}
@@ -407,7 +407,7 @@ def command_text(command: str, words: Mapping[str, str]) -> str:
 def commands(
     settings: RowsSettings, wanted: Mapping[str, Sequence[str]], root: str
 ) -> list[tuple[str, str]]:
-    """Conversions and experiments: the name of each, and its command, in the order to run them."""
+    """Conversions and experiments: the name and command of each, in the order to run them."""
     folds = list(dict.fromkeys(AT[name].labels for name in wanted))
     lines = [
         ("data", command_text("convert report", convert_words(settings, labels, root)))
@@ -423,10 +423,10 @@ def commands(
 
 
 def run(settings: RowsSettings, rows: Sequence[Row]) -> list[str]:
-    """Run what is not finished; one experiment that fails does not stop the others.
+    """Run what is not finished; a failed experiment does not stop the others.
 
     Returns:
-        what failed, with the reason.
+        The failures, with reasons.
     """
     failures: list[str] = []
     for name, variants in chosen_variants(rows).items():
@@ -444,7 +444,7 @@ def run(settings: RowsSettings, rows: Sequence[Row]) -> list[str]:
 def run_experiment(
     settings: RowsSettings, experiment: Experiment, variants: Sequence[str]
 ) -> list[str]:
-    """Run an experiment where it is not finished; what failed in it."""
+    """Run an experiment unless it is finished; returns its failures."""
     folder = settings.out / settings.size / experiment.name
     resume = {}
     if experiment.command == "pipeline val":
@@ -457,8 +457,8 @@ def run_experiment(
         if set(variants) <= set(before) & set(scored):
             LOG.info("%s: finished already", experiment.name)
             return []
-        # A cross-validation writes the table of the variants it is given: with those that are
-        # there already the others stay in it.
+        # A cross-validation writes the table of the given variants: existing ones are added, so
+        # that they stay in it.
         variants = [v for v in variants_of(experiment) if v in variants or v in before]
         make_data(settings, experiment.labels)
         if (folder / "run.yaml").is_file():
@@ -471,7 +471,7 @@ def run_experiment(
 
 
 def make_data(settings: RowsSettings, labels: str) -> None:
-    """Convert the folds where they are not there."""
+    """Convert the folds unless they exist."""
     if (settings.out / "data" / labels).exists():
         return
     check_source(settings)
@@ -481,7 +481,7 @@ def make_data(settings: RowsSettings, labels: str) -> None:
 
 
 def check_source(settings: RowsSettings) -> None:
-    """Refuse to go on without the source.
+    """Refuse to continue without the source.
 
     Raises:
         ConfigError: it is not given.
@@ -491,7 +491,7 @@ def check_source(settings: RowsSettings) -> None:
 
 
 def finished_variants(folder: Path) -> tuple[str, ...]:
-    """Variants of which every fold that there is has been scored, sorted."""
+    """Variants with all existing folds scored, sorted."""
     folds = folder.parents[1] / "data"
     counts = {sum(p.is_dir() for p in path.glob("fold*")) for path in folds.glob("*")}
     found = [path.parents[2].name for path in sorted(folder.glob("*/fold*/val/metrics.json"))]
@@ -499,7 +499,7 @@ def finished_variants(folder: Path) -> tuple[str, ...]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The content of a file; nothing where there is none."""
+    """The content of a file; empty if it does not exist."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
@@ -507,7 +507,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def found_of(out: Path, row: Row) -> Found | None:
-    """What a row has to show: at full size if it was run so; none where it was not run."""
+    """The scores of a row: at full size if available; None if it was not run."""
     for size in SIZES:
         folder = out / size / row.experiment
         if AT[row.experiment].command == "pipeline val":
@@ -525,11 +525,11 @@ def found_of(out: Path, row: Row) -> Found | None:
 
 
 GIVEN = {"epochs": "epochs", "imgsz": "px"}
-"""What variants of one experiment may have been trained with that differs, and its unit."""
+"""Keys that may differ between variants of one experiment, with their units."""
 
 
 def sizes_given(folder: Path, variant: str) -> Words:
-    """The keys of GIVEN that the trainings of a variant were given, as typed."""
+    """The keys of GIVEN in the trainings of a variant, as typed."""
     records = sorted(folder.glob(f"{variant}/fold*/run.yaml"))
     if not records:
         return {}
@@ -541,7 +541,7 @@ _LINE = re.compile(r"^\| `([^`]+)` \| ([0-9.]+) \| ([^|]*?) \| \d+ \|", re.MULTI
 
 
 def best_figures(settings: RowsSettings) -> dict[str, str]:
-    """Figures of the best of ours by key, as text with interval: of a file, or of the page.
+    """The best of our metrics by key, as text with interval, from the file or from the page.
 
     Raises:
         ConfigError: the file cannot be read as a ``metrics.json``.
@@ -565,7 +565,7 @@ def best_figures(settings: RowsSettings) -> dict[str, str]:
     }
 
 
-# Telling
+# Output
 
 
 def cells_of(row: Row, found: Found | None, best: Mapping[str, str]) -> tuple[str, ...]:
@@ -622,7 +622,7 @@ def section_text(settings: RowsSettings) -> str:
 
 
 def best_text(settings: RowsSettings, best: Mapping[str, str]) -> str:
-    """Where the last column comes from."""
+    """The source of the last column."""
     about = (
         "*Best of ours* is the whole pipeline, so crops are at predicted points, which is harder "
         "than at the labels. A dash means that the pipeline has no comparable metric."
@@ -638,10 +638,10 @@ def best_text(settings: RowsSettings, best: Mapping[str, str]) -> str:
 
 
 def made_by(out: Path, shown: set[tuple[str, str, str]]) -> list[str]:
-    """The commands that gave what is shown, with seed and data, from their run folders.
+    """The commands behind the table, with seed and data, from their run folders.
 
     Args:
-        shown: size, experiment and variant of every row that has a figure.
+        shown: size, experiment and variant of every row with a value.
     """
     needed = {(size, *need) for size, experiment, _ in shown for need in NEEDS.get(experiment, ())}
     lines = []
@@ -662,9 +662,10 @@ def made_by(out: Path, shown: set[tuple[str, str, str]]) -> list[str]:
 
 
 def commands_recorded(folder: Path, experiment: Experiment, variants: Sequence[str]) -> list[str]:
-    """The commands that a run folder was made by: one for all variants trained at one size.
+    """The commands that made a run folder: one for all variants trained at one size.
 
-    A folder keeps the last command that went on with it; each variant's trainings know theirs.
+    A folder records only the last command that continued it, but each variant's trainings record
+    their own.
     """
     cls = RUN[experiment.command][0]
     record = folder / "run.yaml"
@@ -682,13 +683,13 @@ def commands_recorded(folder: Path, experiment: Experiment, variants: Sequence[s
 
 
 def write_page(settings: RowsSettings) -> None:
-    """Write the section, where there is a page to write it to."""
+    """Write the section, if a page is given."""
     if settings.page is not None:
         write_section(settings.page, settings.section, section_text(settings), title="Results")
 
 
 def main(words: list[str]) -> int:
-    """Run, print the table, write the page; 1 where something failed."""
+    """Run, print the table, and write the page; 1 if something failed."""
     settings = parse_words(words, RowsSettings)
     if settings is None:
         return 0

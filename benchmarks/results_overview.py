@@ -1,9 +1,9 @@
-"""The tables at the top of the page of results: one a question, quoted from the sections below.
+"""The tables at the top of the page of results: one per question, quoted from the sections below.
 
     python benchmarks/results_overview.py
 
-Nothing is measured here. A row names a section, a row of its table and a column; where a section
-does not have them any more, the script says which, and writes nothing.
+Nothing is measured here. A row names a section, a row of its table and a column. If a section no
+longer has them, the script reports it and writes nothing.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Quote:
     Attributes:
         what: in the words of a reader.
         data: what it was measured on.
-        section: of the page; ``benchmarks:NAME`` and ``speed:NAME`` for one of another page.
+        section: of the page; ``benchmarks:NAME`` and ``speed:NAME`` for other pages.
         row: first cell of the row, without backticks; the first such row counts.
-        column: its head; ``value`` comes with the interval beside it.
+        column: its heading; ``value`` is shown with the interval beside it.
         unit: shown after the value.
-        beside: column of a figure that others published, shown in brackets after the value.
+        beside: column of a published value, shown in brackets after the value.
     """
 
     what: str
@@ -58,7 +58,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A heading, its table, and what the table does not say."""
+    """A heading, its table, and a note on it."""
 
     title: str
     quotes: tuple[Quote, ...]
@@ -243,7 +243,7 @@ def overview_text(docs: Path) -> str:
     """All tables as Markdown.
 
     Raises:
-        SpinelineError: a section, row or column that a quote names is not there.
+        SpinelineError: a section, row or column of a quote does not exist.
     """
     pages = {name: read_sections(docs / f"{name}.md") for name in PAGES}
     lines = []
@@ -280,7 +280,7 @@ def _line(quote: Quote, row: dict[str, str], link: str, version: str) -> tuple[s
 
 
 def _rows(text: str) -> Iterator[dict[str, str]]:
-    """The rows of all tables of a section, by the heads of their columns."""
+    """The rows of all tables of a section, by column heading."""
     heads: list[str] = []
     for line in text.splitlines():
         if not line.startswith("|"):
@@ -294,13 +294,13 @@ def _rows(text: str) -> Iterator[dict[str, str]]:
 
 
 def _version(text: str) -> str:
-    """The version of ours that a benchmark ran, which may be older than this one."""
+    """The version of spineline that a benchmark ran, which may be older than this one."""
     found = re.search(r"\bspineline (\d+\.\d+\.\d+)", text)
     return f"spineline {found[1]}" if found else ""
 
 
 def _anchor(text: str) -> str:
-    """Where the first heading of a section is, as the site and GitHub number headings."""
+    """The anchor of a section's first heading, by the numbering of the site and of GitHub."""
     heading = re.search(r"^## (.+)$", text, re.MULTILINE)
     if heading is None:
         return ""

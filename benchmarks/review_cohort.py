@@ -1,10 +1,10 @@
-"""How long `spineline review` takes to start over a large folder of results, and its memory.
+"""Start time and memory of `spineline review` over a large folder of results.
 
     python benchmarks/review_cohort.py [n=500] …
 
 `python benchmarks/review_cohort.py help` lists the keys. One phantom study is predicted; its files
-and its result are copied under UIDs of their own. The command runs in a process of its own, and is
-asked over HTTP for what the page asks for: itself, the list, the first study, its picture.
+and its result are copied with new UIDs. The command runs in its own process and receives the page's
+requests: page, list, first study, and its picture.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PAGE, LIST, STUDY, PICTURE, AGAIN = STEPS = (
     "the page answers", "the whole list", "the first study", "its picture", "the list again"
 )  # fmt: skip
 PART = 500
-"""The most studies that one request for the list may ask for."""
+"""Maximum number of studies in one request for the list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class ReviewSettings(harness.BenchSettings):
 
 @dataclass(frozen=True, slots=True)
 class ReviewStart:
-    """One start: seconds of each step, from the one before, and MiB by PSS after all of them."""
+    """One start: seconds of each step since the one before, and MiB by PSS at the end."""
 
     seconds: dict[str, float]
     pss_mb: float
@@ -81,10 +81,10 @@ def copied_results(folder: Path, settings: ReviewSettings) -> str:
 
 
 def start_once(folder: Path, n: int) -> ReviewStart:
-    """Start the command, ask for all, look at its memory, and end it.
+    """Start the command, send all requests, measure its memory, and stop it.
 
     Raises:
-        SpinelineError: it does not start, or the list or the picture is not whole.
+        SpinelineError: it does not start, or the list or the picture is incomplete.
     """
     words = ["review", f"source={folder / 'results'}", f"images={folder / 'studies'}"]
     opener = build_opener(ProxyHandler({}))
@@ -103,7 +103,7 @@ def start_once(folder: Path, n: int) -> ReviewStart:
 
 
 def _address_of(server: subprocess.Popen[str]) -> str:
-    """What the command prints once it listens."""
+    """The address that the command prints once it listens."""
     said = []
     for line in server.stdout or ():
         said.append(line)
@@ -114,7 +114,7 @@ def _address_of(server: subprocess.Popen[str]) -> str:
 
 
 def _asked(opener: OpenerDirector, address: str, n: int, start: float, pid: int) -> ReviewStart:
-    """Ask for each step in turn."""
+    """Send each request in turn."""
     seconds: dict[str, float] = {}
 
     def step(name: str, call: Callable[[], Any]) -> Any:

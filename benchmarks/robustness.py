@@ -1,11 +1,11 @@
-"""What spineline does with bad input: cases built by hand, and thousands of mutants.
+"""Behaviour with bad input: cases written by hand, and thousands of mutants.
 
     python benchmarks/robustness.py [page=docs/robustness.md] [mutants=100] [seed=0] [cases=none]
 
-Each case is a command line run in a process of its own, with a limit of 60 s and 2 GB beyond the
-libraries, on phantom data that was spoilt in one way. It says which exit code and which words are
-wanted, and the run fails where they do not come, where a traceback does, or where something is left
-that is no whole output. The mutants are those of ``tests/fuzz``. ``page`` gets both tables.
+Each case is a command run in its own process, with a limit of 60 s and 2 GB in addition to the
+libraries, on phantom data with one defect. It defines the expected exit code and words. The run
+fails if they are missing, or if there is a traceback or a partial output. The mutants are those of
+``tests/fuzz``. ``page`` gets both tables.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class Case:
 
     Attributes:
         group: of the table.
-        given: what is spoilt, in words; unique.
-        make: spoils a copy of the sound data and gives the words of the command line.
-        code: the exit status that is wanted.
-        says: words that have to be in what is said.
-        nobody: run without the rights of a system's administrator.
+        given: the defect, in words; unique.
+        make: spoils a copy of the sound data and returns the arguments of the command.
+        code: the expected exit status.
+        says: words that must be in the output.
+        nobody: run without administrator rights.
     """
 
     group: str
@@ -75,7 +75,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a case came to; `problem` is empty where it went as wanted."""
+    """The result of a case; `problem` is empty if it passed."""
 
     case: Case
     code: int
@@ -84,7 +84,7 @@ class Done:
     problem: str = ""
 
 
-# ---- spoiling
+# ---- defects
 
 
 def predict(folder: Path, source: str = "study", *words: str, out: str = "out") -> list[str]:
@@ -98,7 +98,7 @@ def chosen_files(folder: Path) -> list[Path]:
 
 
 def each(change: Callable[[bytes], bytes]) -> Callable[[Path], list[str]]:
-    """Spoil the bytes of every file of the chosen series; the others go."""
+    """Spoil the bytes of every file of the chosen series; the others are removed."""
 
     def make(folder: Path) -> list[str]:
         kept = chosen_files(folder)
@@ -113,7 +113,7 @@ def each(change: Callable[[bytes], bytes]) -> Callable[[Path], list[str]]:
 
 
 def tags(**values: object) -> Callable[[Path], list[str]]:
-    """Set elements of every file of the chosen series; None takes one away."""
+    """Set elements of every file of the chosen series; None removes one."""
     import io
 
     import pydicom
@@ -208,7 +208,7 @@ def first_json(change: Callable[[dict], object]) -> Callable[[str], str]:
 
 
 def in_xml(head: str, body: str = "") -> Callable[[str], str]:
-    """Something before the first annotation of a CSV's cells, quotes doubled, and a body's text."""
+    """Insert text before the first annotation of a CSV's cells, and into its body."""
 
     def spoil(text: str) -> str:
         quoted = head.replace('"', '""')
@@ -226,7 +226,7 @@ LAUGHS = (
 
 
 class _Hostile:
-    """A pickle that leaves a file behind when it is loaded."""
+    """A pickle that writes a file when it is loaded."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -260,7 +260,7 @@ def yaml_bomb(folder: Path) -> list[str]:
 
 
 def loop(folder: Path) -> list[str]:
-    """Links to the folder itself and to its parent, and one that leads nowhere."""
+    """Links to the folder itself and to its parent, and a broken link."""
     (folder / "study" / "again").symlink_to(folder / "study")
     (folder / "study" / "up").symlink_to(folder / "study" / "..")
     (folder / "study" / "gone").symlink_to(folder / "nowhere")
@@ -286,7 +286,7 @@ def read_only(folder: Path) -> list[str]:
 
 
 def full_disk(folder: Path) -> list[str]:
-    """A disk of 64 KB; where none may be mounted, no file may grow beyond 2 KB."""
+    """A disk of 64 KB; if none can be mounted, no file may grow beyond 2 KB."""
     (folder / "disk").mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder / "disk")],
@@ -386,7 +386,7 @@ CASES: tuple[Case, ...] = (
 
 
 def make_sound(folder: Path) -> None:
-    """Sound phantom data; in the same places for every case."""
+    """Sound phantom data, in the same places for every case."""
     sys.path.append(str(FUZZ))
     import fuzz_targets
 
@@ -400,7 +400,7 @@ def make_sound(folder: Path) -> None:
 
 
 def run_case(case: Case, folder: Path, number: int) -> Done:
-    """Run one case in a process of its own and judge what came of it."""
+    """Run one case in its own process and judge the outcome."""
     place = folder / f"case{number}" / "a" / "b"
     shutil.copytree(folder / "sound", place)
     words = case.make(place)
@@ -424,7 +424,7 @@ def run_case(case: Case, folder: Path, number: int) -> Done:
 
 
 def run_command(words: Sequence[str], said: Path, nobody: bool, place: Path) -> int:
-    """Run a command line in this worker; what it says goes to a file."""
+    """Run a command in this worker; its output goes to a file."""
     from spineline.pipeline.cli.main import main
 
     handle = os.open(said, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -434,7 +434,7 @@ def run_command(words: Sequence[str], said: Path, nobody: bool, place: Path) -> 
         limit = int((place / "LIMIT").read_text())
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    logging.disable(logging.NOTSET)  # workers log nothing by themselves
+    logging.disable(logging.NOTSET)  # workers disable logging
     for stream in (1, 2, sys.stdout.fileno()):
         os.dup2(handle, stream)
     code = main(list(words))
@@ -453,7 +453,7 @@ def _drop_rights() -> None:
 
 
 def _problem(case: Case, code: int, text: str, place: Path) -> str:
-    """What went otherwise than wanted, or empty."""
+    """The deviation from what was expected; empty if there is none."""
     if "Traceback" in text:
         return "a traceback"
     if code != case.code:
@@ -471,7 +471,7 @@ def _problem(case: Case, code: int, text: str, place: Path) -> str:
 
 
 def run_cases(cases: Sequence[Case], folder: Path) -> list[Done]:
-    """Run cases, in their order; libraries are loaded once."""
+    """Run cases in order; libraries are loaded once."""
     import spineline.classify.model
     import spineline.detect.yolo.backend
     import spineline.pipeline.run.predict  # noqa: F401 - loaded for the children
@@ -490,7 +490,7 @@ def run_cases(cases: Sequence[Case], folder: Path) -> list[Done]:
 
 
 def shorten(text: str, most: int = 150) -> str:
-    """The telling line of what was said, fit for a cell."""
+    """The most informative line of the output, shortened for a cell."""
     lines = [line for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if "error" in line.lower() or "left out" in line] or lines
     line = " ".join((telling or ["nothing"])[0].split()).replace("|", "\\|")
@@ -509,7 +509,7 @@ def cases_table(done: Sequence[Done]) -> str:
 
 
 def fuzz_table(folder: Path, mutants: int, seed: int) -> tuple[str, list[str]]:
-    """The table of the fuzzer's classes, and what was bad."""
+    """The table of the fuzzer's classes, and its failures."""
     sys.path.append(str(FUZZ))
     from fuzz_targets import TARGETS, make_base
     from fuzz_workers import GOOD, fuzz

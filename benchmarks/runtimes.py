@@ -1,17 +1,17 @@
-"""How fast each runtime is: torch, ONNX Runtime and OpenVINO, side by side in one run.
+"""Speed of each runtime, torch, ONNX Runtime and OpenVINO, in one run.
 
     python benchmarks/runtimes.py [n=20] [weights=default] [formats=onnx,openvino] [source=…] …
 
 `python benchmarks/runtimes.py help` lists the keys. Phantom studies, or those of ``source=``, are
-read into memory, and each runtime's answers about them are compared with torch's. Then the runtimes
-take turns:
+read into memory, and each runtime's results are compared with torch's. Then the runtimes run in
+turn:
 
-- *models loaded*: `Pipeline.analyse` of every study, one after the other, in this process: both
-  networks, the namer, suppression, decoding, crops and grades, without reading and writing;
-- *from a cold start*: `spineline pipeline predict` of one study, a process of its own from its
-  start to its end. Only torch imports torch there.
+- *models loaded*: `Pipeline.analyse` of every study, one after the other, in this process: all
+  networks, suppression, decoding, crops and grades, without reading and writing;
+- *from a cold start*: `spineline pipeline predict` of one study in its own process, from start to
+  end. Only the torch arm imports torch there.
 
-The figures of a section are ratios to torch; set OMP_NUM_THREADS for another number of threads.
+Values are ratios to torch; set OMP_NUM_THREADS for another number of threads.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class RuntimeSettings(harness.BenchSettings):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was looked at, all turns by runtime, and how well each agrees with torch."""
+    """The data, all turns by runtime, and the agreement of each with torch."""
 
     data: str
     loaded: Mapping[str, Sequence[harness.Turn]]
@@ -79,7 +79,7 @@ class Measured:
 
 
 def measure(settings: RuntimeSettings, folder: Path) -> Measured:
-    """Compare on phantoms or a source, and let the runtimes take turns."""
+    """Compare on phantoms or a source, and run the runtimes in turn."""
     logging.getLogger("spineline").setLevel(logging.ERROR)
     studies = settings.source or folder / "studies"
     if settings.source is None:
@@ -105,7 +105,7 @@ def measure(settings: RuntimeSettings, folder: Path) -> Measured:
 
 
 def agreement_on(torch: Pipeline, other: Pipeline, frames: Sequence[Frame]) -> Agreement:
-    """How well two agree, at worst; so many frames at once as memory allows."""
+    """The worst disagreement of two pipelines, in batches as large as memory allows."""
     parts = [
         check_agreement(torch, other, frames[start : start + AT_ONCE])
         for start in range(0, len(frames), AT_ONCE)
@@ -119,7 +119,7 @@ def agreement_on(torch: Pipeline, other: Pipeline, frames: Sequence[Frame]) -> A
 
 
 def analysing(pipeline: Pipeline, frames: Sequence[Frame]) -> Callable[[], None]:
-    """One study after the other, as a command does on the CPU."""
+    """Analyse one study after the other, as the command does on the CPU."""
 
     def run() -> None:
         for frame in frames:
@@ -129,7 +129,7 @@ def analysing(pipeline: Pipeline, frames: Sequence[Frame]) -> Callable[[], None]
 
 
 def command(runtime: str, weights: str, study: Path, out: Path) -> Callable[[], None]:
-    """The command on one study, in a process of its own."""
+    """The command on one study, in its own process."""
     words = [f"weights={weights}", f"runtime={runtime}", f"source={study}", f"out={out}"]
     return harness.process(*harness.CLI, "pipeline", "predict", *words, "overwrite=true")
 
@@ -155,7 +155,7 @@ def rows_of(measured: Measured) -> list[tuple[str, ...]]:
 
 
 def found_in(settings: RuntimeSettings, measured: Measured) -> harness.BenchResult:
-    """What there is to say of all runtimes."""
+    """The result for all runtimes."""
     packages = dict.fromkeys(["torch", *(PACKAGES[form] for form in settings.formats)])
     return harness.BenchResult(
         title="Runtimes",

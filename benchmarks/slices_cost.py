@@ -1,11 +1,10 @@
-"""What `slices=auto` costs beside `slices=1`; `against.py` compares with another version.
+"""The cost of `slices=auto` relative to `slices=1`; `against.py` compares with another version.
 
     python benchmarks/slices_cost.py [n=16] [repeats=9] [source=STUDIES] …
 
-`python benchmarks/slices_cost.py help` lists the keys. Every arm is a process of its own with its
-models loaded, which computes by one thread; each round it is asked for the result of every study
-(`Pipeline.predict`: from the study's folder to its result, nothing written), and says how much
-processor time that took.
+`python benchmarks/slices_cost.py help` lists the keys. Every arm is a process with its models
+loaded, which computes in one thread. In each round, it analyses every study (`Pipeline.predict`:
+from the study's folder to its result, nothing written), and returns the processor time.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ for line in sys.stdin:
     looked = [1 if s is None else len(s.looked_at) + s.other_series for s in seen]
     print(json.dumps([wall, cpu, sum(looked)]), flush=True)
 """
-"""What the process of an arm runs."""
+"""The program of an arm's process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ class SlicesCostSettings(harness.BenchSettings):
 
 
 class Arm:
-    """A process that answers each question with how long the cohort took."""
+    """A process that returns the time of a cohort on request."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process

@@ -1,12 +1,11 @@
-"""How long spineline takes to start: help, the import of the package, the first study.
+"""Start-up time of spineline: help, import of the package, and the first study.
 
     python benchmarks/start_up.py [repeats=5] …
 
-`python benchmarks/start_up.py help` lists the keys. Each arm is a process of its own, from its
-start to its end; arms take turns. Beside ours: an empty Python, the import of torch alone, and the
-imports that a script of one's own begins with (torch, ultralytics' YOLO, timm, pydicom, OpenCV and
-matplotlib), before it has done anything. Files are in the disk's cache after the first round, which
-stands apart.
+`python benchmarks/start_up.py help` lists the keys. Each arm is a process, measured from its start
+to its end; arms run in turn. For comparison: an empty Python, the import of torch alone, and the
+imports at the start of a typical script (torch, ultralytics' YOLO, timm, pydicom, OpenCV and
+matplotlib). Files are in the disk's cache after the first round, which is shown separately.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The stress set: spines with known levels, and what is done to their images.
+"""The stress set: spines with known levels, and changes to their images.
 
-`STRESSES` is the one list of what is done. Grey values are changed by the same functions as in
-training (`spineline.datasets.scanner_looks`); what changes the place of things is here. Points are
-native pixels, x right, y down, origin at the centre of the top left pixel.
+`STRESSES` is the only list of changes. Grey values are changed by the same functions as in training
+(`spineline.datasets.scanner_looks`); geometric changes are defined here. Points are native pixels,
+x right, y down, origin at the centre of the top left pixel.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from spineline.datasets.common.arrays import FloatArray, PixelArray
 from spineline.datasets.labels import LEVELS
 
 RUNG = 2
-"""Ranks from a vertebra, or disc, to the next."""
+"""Ranks from one vertebra, or disc, to the next."""
 
 Points = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Spine:
-    """An image and where its levels lie.
+    """An image with the positions of its levels.
 
     Attributes:
         name: of the image.
         patient: whom it shows; images of one patient stay together.
-        source: which data set it is of.
+        source: its dataset.
         image: (H, W) uint8.
         points_xy: by level.
-        counted: False where a vertebra was taken out or put in: names then count from the sacrum,
-            and every one of them has to be right.
+        counted: False if a vertebra was removed or inserted: names then count from the sacrum, and
+            all of them must be right.
     """
 
     name: str
@@ -52,18 +52,18 @@ Change = Callable[[Spine, np.random.Generator], Spine]
 
 
 def drawn_by(seed: int, *words: str) -> np.random.Generator:
-    """A generator of its own for a seed and words, whatever else is drawn."""
+    """A generator that depends only on a seed and words."""
     digest = hashlib.sha256(" ".join([str(seed), *words]).encode()).digest()
     return np.random.default_rng(list(digest[:8]))
 
 
 def grey(change: Callable[[PixelArray, np.random.Generator], PixelArray]) -> Change:
-    """A change of grey values alone."""
+    """A change of grey values only."""
     return lambda spine, rng: replace(spine, image=change(spine.image, rng))
 
 
 def moved(spine: Spine, matrix: FloatArray, size_hw: tuple[int, int]) -> Spine:
-    """The image under an affine map, (2, 3) from old pixels to new; black where nothing was."""
+    """The image under an affine map, (2, 3) from old pixels to new; black outside the old image."""
     height, width = size_hw
     image = cv2.warpAffine(spine.image, matrix, (width, height), flags=cv2.INTER_LINEAR)
     points = {level: tuple((matrix @ [*xy, 1.0]).tolist()) for level, xy in spine.points_xy.items()}
@@ -73,7 +73,7 @@ def moved(spine: Spine, matrix: FloatArray, size_hw: tuple[int, int]) -> Spine:
 
 
 def inside(points: Points, size_hw: tuple[int, int]) -> Points:
-    """The points that lie in an image of that size."""
+    """The points inside an image of that size."""
     height, width = size_hw
     return MappingProxyType(
         {k: (x, y) for k, (x, y) in points.items() if 0 <= x <= width - 1 and 0 <= y <= height - 1}
@@ -81,7 +81,7 @@ def inside(points: Points, size_hw: tuple[int, int]) -> Points:
 
 
 def cut(spine: Spine, left: float, top: float, right: float, bottom: float) -> Spine:
-    """The part of the image between these pixels, as far as there is one."""
+    """The part of the image between these pixels, clipped to the image."""
     height, width = spine.image.shape
     x0, y0 = max(round(left), 0), max(round(top), 0)
     x1, y1 = min(round(right), width), min(round(bottom), height)
@@ -91,7 +91,7 @@ def cut(spine: Spine, left: float, top: float, right: float, bottom: float) -> S
 
 
 def cut_at_top(levels: int) -> Change:
-    """The topmost levels, and all above, are not in the image."""
+    """Remove the topmost levels, and everything above, from the image."""
 
     def change(spine: Spine, _: np.random.Generator) -> Spine:
         y = sorted(y for _, y in spine.points_xy.values())
@@ -102,7 +102,7 @@ def cut_at_top(levels: int) -> Change:
 
 
 def cut_at_bottom(levels: int) -> Change:
-    """The lowest levels, and all below, are not in the image."""
+    """Remove the lowest levels, and everything below, from the image."""
 
     def change(spine: Spine, _: np.random.Generator) -> Spine:
         y = sorted((y for _, y in spine.points_xy.values()), reverse=True)
@@ -112,7 +112,7 @@ def cut_at_bottom(levels: int) -> Change:
 
 
 def cropped(margin: float) -> Change:
-    """The spine with ``margin`` times its rungs around it."""
+    """The spine with a margin of ``margin`` times the distance between neighbouring levels."""
 
     def change(spine: Spine, _: np.random.Generator) -> Spine:
         points = np.array(list(spine.points_xy.values()))
@@ -124,7 +124,7 @@ def cropped(margin: float) -> Change:
 
 
 def scaled(factor: float) -> Change:
-    """Everything that many times as large, about the spine; the image keeps its size."""
+    """Scale everything around the spine; the image keeps its size."""
 
     def change(spine: Spine, _: np.random.Generator) -> Spine:
         centre = np.array(list(spine.points_xy.values())).mean(axis=0)
@@ -136,7 +136,7 @@ def scaled(factor: float) -> Change:
 
 
 def turned(degrees: float) -> Change:
-    """Turned counter-clockwise about the centre; the image grows so that nothing is lost."""
+    """Rotate counter-clockwise around the centre; the image grows so that nothing is lost."""
 
     def change(spine: Spine, _: np.random.Generator) -> Spine:
         height, width = spine.image.shape
@@ -151,21 +151,21 @@ def turned(degrees: float) -> Change:
 
 
 def flipped(spine: Spine, _: np.random.Generator) -> Spine:
-    """Left is right."""
+    """Mirror left and right."""
     last = spine.image.shape[1] - 1
     return moved(spine, np.array([[-1.0, 0, last], [0, 1, 0]]), spine.image.shape)
 
 
 def without_vertebra(spine: Spine, rng: np.random.Generator) -> Spine:
-    """A vertebra of L2 … L4 and the disc below it are cut out, and the gap is closed.
+    """Cut out a vertebra of L2 … L4 and the disc below it, and close the gap.
 
-    What lies below the disc above the vertebra (seen along the spine) is drawn up by one rung.
+    Everything below the disc above the vertebra (along the spine) moves up by one segment.
     """
     return _rung_changed(spine, rng, doubled=False)
 
 
 def with_vertebra_twice(spine: Spine, rng: np.random.Generator) -> Spine:
-    """A vertebra of L2 … L4 and the disc below it are there twice, one below the other."""
+    """Duplicate a vertebra of L2 … L4 and the disc below it, one below the other."""
     return _rung_changed(spine, rng, doubled=True)
 
 
@@ -200,7 +200,7 @@ def _rung_changed(spine: Spine, rng: np.random.Generator, *, doubled: bool) -> S
 
 
 def rung_of(spine: Spine) -> float:
-    """Median distance of a disc and the vertebra beside it, in pixels."""
+    """Median distance between a disc and the vertebra beside it, in pixels."""
     found = [
         np.subtract(spine.points_xy[a], spine.points_xy[b])
         for a, b in itertools.pairwise(LEVELS)
@@ -244,4 +244,4 @@ STRESSES: Mapping[str, Change] = MappingProxyType(
         "vertebra doubled": with_vertebra_twice,
     }
 )
-"""What is done to a spine, by name."""
+"""The changes of a spine, by name."""

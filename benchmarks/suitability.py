@@ -1,15 +1,15 @@
-"""What `spineline.pipeline.inference.suitability` measures, and where its limits lie.
+"""The measures of `spineline.pipeline.inference.suitability`, and where to set their limits.
 
     python benchmarks/suitability.py lumbar=../shared/lumbar spider=../shared/external/spider …
 
-`python benchmarks/suitability.py help` lists the keys. Frames that are for us are those of both
-folders and phantoms, each also darker, brighter, noisier and with a fat-suppressed look. Frames
-that are not are drawn (`datasets/phantoms/foreign.py`) or made of the others: turned, mirrored,
-inverted, cut to the upper end, and, where a folder has masks, with the canal as dark as in T1.
+`python benchmarks/suitability.py help` lists the keys. Suitable frames are those of both folders
+and phantoms, each also darker, brighter, noisier and with simulated fat suppression. Unsuitable
+frames are drawn (`datasets/phantoms/foreign.py`) or made from the others: rotated, mirrored,
+inverted, cut to the upper end, and, if a folder has masks, with the canal as dark as in T1.
 Patients named by `test` are left out: nothing is chosen on them.
 
-For each kind the tables show both measures, how many frames are refused by the limits in use, and
-for what. Below stand the limits that would lie in the middle between the two sides.
+For each kind, the tables show both measures, and how many frames the current limits refuse, with
+the reasons. They end with the limits in the middle between both sides.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Kind:
     """Frames of one kind.
 
     Attributes:
-        ours: whether they are for us.
-        evidence, contrast: what was measured; without those that had nothing to measure.
-        reasons: why they were refused; None counts those that were not.
+        ours: whether they are suitable.
+        evidence, contrast: measured values, if any.
+        reasons: why they were refused; None counts accepted ones.
     """
 
     ours: bool
@@ -72,7 +72,7 @@ class Kind:
 
     @property
     def wrong(self) -> int:
-        """Refused though for us, or the other way round."""
+        """Number of suitable frames that were refused, or of unsuitable ones that were accepted."""
         taken = self.reasons[None]
         return self.reasons.total() - taken if self.ours else taken
 
@@ -108,7 +108,7 @@ def compute(settings: SuitabilitySettings, _: Path) -> harness.BenchResult:
 
 
 def frames(settings: SuitabilitySettings) -> Iterator[tuple[str, bool, Grey]]:
-    """Kind, whether it is for us, and image."""
+    """Kind, whether it is suitable, and image."""
     sources: dict[str, Iterator[tuple[str, Grey]]] = {
         "phantom": ((str(n), draw_spine(n, None).pixels) for n in range(settings.drawn))
     }
@@ -131,7 +131,7 @@ def frames(settings: SuitabilitySettings) -> Iterator[tuple[str, bool, Grey]]:
 
 
 def images_in(folder: Path, settings: SuitabilitySettings) -> Iterator[tuple[str, Grey]]:
-    """Name and 8-bit image of each frame that may be chosen on."""
+    """Name and 8-bit image of each frame that choices may use."""
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
     for path in [p for p in paths if not p.name.startswith(settings.test)][:: settings.every]:
         yield path.stem, window_to_uint8(read_image(path))
@@ -147,10 +147,10 @@ def noisy(image: Grey, rng: np.random.Generator) -> Grey:
 
 
 def fat_suppressed(image: Grey, rng: np.random.Generator) -> Grey:  # noqa: ARG001
-    """Bodies and fat darker, fluid as bright: a curve, and the back's fat off by its place."""
+    """Simulate fat suppression: bodies and fat darker, fluid as bright, by a curve and position."""
     values = image / 255
     smooth = cv2.GaussianBlur(values, (0, 0), 12)
-    fat = np.clip((smooth - 0.45) * 4, 0, 1)  # broad and bright
+    fat = np.clip((smooth - 0.45) * 4, 0, 1)  # large and bright areas
     return np.rint(255 * values**1.6 * (1 - 0.8 * fat)).astype(np.uint8)
 
 
@@ -164,7 +164,7 @@ LOOKS: Mapping[str, Callable[[Grey, np.random.Generator], Grey]] = {
 
 
 def made_of(image: Grey, rng: np.random.Generator) -> dict[str, Grey]:  # noqa: ARG001
-    """Frames that are not for us, made of one that is."""
+    """Unsuitable frames, made from a suitable one."""
     made = {words: turn(image) for words, (_, turn) in TURNS.items()}
     height, width = image.shape
     top = image[: round(0.42 * height), round(0.2 * width) : round(0.8 * width)]
@@ -174,7 +174,7 @@ def made_of(image: Grey, rng: np.random.Generator) -> dict[str, Grey]:  # noqa: 
 
 
 def as_t1(image: Grey, mask: Grey, rng: np.random.Generator) -> Grey:
-    """A frame with fluid and discs as dark, and fat as bright, as they are in T1."""
+    """Simulate T1: fluid and discs dark, fat bright."""
     mask = cv2.resize(mask, image.shape[::-1], interpolation=cv2.INTER_NEAREST)
     values = 0.9 * (image / 255) ** 0.7
     body = float(np.median(values[mask == VERTEBRA])) if (mask == VERTEBRA).any() else 0.4
@@ -205,7 +205,7 @@ def table(kinds: Mapping[str, Kind]) -> str:
 
 
 def middle(kinds: Mapping[str, Kind]) -> str:
-    """The limits between what is ours and what is not, each over the kinds that it is for."""
+    """The limits midway between suitable and unsuitable frames, each over its own kinds."""
     necks = ("drawn: neck", "drawn: chest", "drawn: coronal", "upper end, enlarged")
     lines = []
     for what, others in (("evidence", necks), ("contrast", ("drawn: t1", "canal as in T1"))):

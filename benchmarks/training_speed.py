@@ -1,24 +1,24 @@
-"""How fast `spineline detect train` trains, against the bare libraries, side by side in one run.
+"""Speed of `spineline detect train` against the bare libraries, in one run.
 
     python benchmarks/training_speed.py [data=DATASET] [repeats=5] [backends=fasterrcnn,yolo] …
 
-`python benchmarks/training_speed.py help` lists the keys. Four arms per backend take turns, in an
-order that moves on by one each round, on the same images, batch, size, epochs and augmentation:
+`python benchmarks/training_speed.py help` lists the keys. Four arms per backend run in turn, in an
+order that shifts by one each round, on the same images, batch, size, epochs and augmentation:
 
-- ours, images kept in memory (the default) or not (`cache=none`);
-- bare, images kept in memory or not. For Faster R-CNN that is torchvision's own model by its own
-  function, a DataLoader over a small dataset class, torchvision's transforms, SGD, and a
-  checkpoint per epoch, as its reference script has it. It is spared what ours has no need of: it
-  reads grey images and augments one channel, and its images are scaled once, not twice. For YOLO
-  it is `YOLO(…).train(…)` of ultralytics with the very arguments that ours hands to it.
+- ours, with images kept in memory (the default) or not (`cache=none`);
+- bare, with images kept in memory or not. For Faster R-CNN, it is torchvision's own model by its
+  own function, a DataLoader over a small dataset class, torchvision's transforms, SGD, and a
+  checkpoint per epoch, as in its reference script. It skips what ours does not need: it reads grey
+  images and augments one channel, and its images are scaled once, not twice. For YOLO, it is
+  `YOLO(…).train(…)` of ultralytics with the same arguments as ours.
 
-Beside them stand three arms of what `hyp=lumbar` switches on: the network in float32 at the whole
-size, in bfloat16, and in bfloat16 on small images. From them follows what the detector of a
-pipeline takes by the recipe's own epochs, and what it took before, in `BEFORE`.
+Three more arms show the parts of `hyp=lumbar`: the network in float32 at full size, in bfloat16,
+and in bfloat16 on small images. They give the time of a detector with the recipe's epochs, and with
+the former recipe of `BEFORE`.
 
-What is measured is the time from the end of an epoch to the end of the next, checkpoint included:
-neither the first epoch, which warms up and fills the cache, nor the last, which may validate. The
-ratio is the median of the ratios of the rounds, each of two runs that were neighbours in time.
+The measured time is from the end of an epoch to the end of the next, including the checkpoint. The
+first epoch, which warms up and fills the cache, and the last, which may validate, are left out. The
+ratio is the median of the ratios of the rounds, each of two runs close in time.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"amp": True, "progressive": 0.0},
     "bfloat16, small images": {"amp": True, "progressive": 1.0},
 }
-"""What the recipe switches on, one after the other."""
+"""The parts of the recipe, switched on one after the other."""
 
 BEFORE = 100
-"""Epochs of `hyp=lumbar` up to version 0.2.0, in float32 at the whole size throughout."""
+"""Epochs of `hyp=lumbar` up to version 0.2.0, in float32 at full size throughout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class SpeedSettings(harness.BenchSettings):
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One of the four that a backend is trained by."""
+    """One of a backend's four arms."""
 
     backend: str
     side: str
@@ -117,7 +117,7 @@ ARMS = tuple(Arm(b, side, cache) for b in BACKENDS for cache in CACHES for side 
 
 
 def settings_of(arm: Arm, settings: SpeedSettings, data: Path, out: Path) -> DetectTrain:
-    """The keys of `detect train` for an arm; a bare one takes its values from the same keys."""
+    """The keys of `detect train` for an arm; a bare arm takes its values from the same keys."""
     own: dict[str, Any] = {"model": settings.model, "hyp": "lumbar", "close_mosaic": 0, **WHOLE}
     if arm.backend == "fasterrcnn":
         crop = max(settings.imgsz * 330 // 384, 32)
@@ -222,7 +222,7 @@ def plain_network(values: Mapping[str, Any], classes: int) -> Any:
         "max_size": values["imgsz"],
         "box_batch_size_per_image": values["rois"],
         "rpn_post_nms_top_n_train": values["proposals"],
-        "_skip_resize": True,  # the dataset scales: torchvision would scale once more
+        "_skip_resize": True,  # the dataset scales: torchvision would scale again
     }
     makers = {
         "resnet50": detection.fasterrcnn_resnet50_fpn,
@@ -276,7 +276,7 @@ def run_bare_torchvision(keys: DetectTrain) -> Marks:
 
 @contextmanager
 def ultralytics_epochs(marks: Marks) -> Iterator[None]:
-    """Note the ends of epochs of any trainer of ultralytics, ours or its own."""
+    """Record the ends of epochs of any trainer of ultralytics, ours or its own."""
     import_ultralytics()
     from ultralytics.engine.trainer import BaseTrainer
 
@@ -322,7 +322,7 @@ BARE = {"fasterrcnn": run_bare_torchvision, "yolo": run_bare_yolo}
 
 @contextmanager
 def own_surroundings() -> Iterator[None]:
-    """Give each run the same threads and leave the random generators: libraries change both."""
+    """Give each run the same threads, and restore the random generators: libraries change both."""
     threads, state = torch.get_num_threads(), random.getstate()
     with torch.random.fork_rng():
         try:
@@ -333,7 +333,7 @@ def own_surroundings() -> Iterator[None]:
 
 
 def seconds_per_epoch(marks: list[float]) -> float:
-    """Mean time of an epoch from the ends of all, the first and the last not counted.
+    """Mean time of an epoch from the ends of all, without the first and the last.
 
     >>> seconds_per_epoch([5.0, 6.0, 8.0, 20.0])
     1.5
@@ -344,7 +344,7 @@ def seconds_per_epoch(marks: list[float]) -> float:
 
 
 def prepare_data(settings: SpeedSettings, folder: Path) -> Path:
-    """A dataset that the bare libraries may leave their caches in."""
+    """A copy of the dataset in which the bare libraries may write their caches."""
     if settings.data is not None:
         root = settings.data if settings.data.is_dir() else settings.data.parent
         for part in ("images", "labels", "annotations", "data.yaml"):
@@ -387,7 +387,7 @@ def measure(settings: SpeedSettings, data: Path, folder: Path) -> dict[str, list
 
 
 def time_of_an_epoch(call: Callable[[], Marks]) -> harness.Turn:
-    """Train, and say what an epoch took."""
+    """Train, and return the time of an epoch."""
     with own_surroundings():
         marks = call()
     wall, cpu = ([getattr(mark, clock) for mark in marks] for clock in harness.CLOCKS)
@@ -395,9 +395,9 @@ def time_of_an_epoch(call: Callable[[], Marks]) -> harness.Turn:
 
 
 def whole_training(times: Mapping[str, Sequence[harness.Turn]]) -> dict[str, harness.Ratio]:
-    """By the recipe before, what its epochs now take: in bfloat16, and where a CPU lacks it.
+    """The recipe's time relative to the former recipe: with bfloat16, and on a CPU without it.
 
-    A small image has half the pixels: without bfloat16 the same gain is assumed of it.
+    A small image has half the pixels: without bfloat16, the same gain is assumed.
 
     >>> one, half, quarter = ([harness.Turn(s, s)] for s in (1.0, 0.5, 0.25))
     >>> found = whole_training(dict(zip(PARTS, (one, half, quarter), strict=True)))
@@ -420,10 +420,10 @@ def whole_training(times: Mapping[str, Sequence[harness.Turn]]) -> dict[str, har
 
 
 def compare(times: Mapping[str, Sequence[harness.Turn]]) -> list[dict[str, Any]]:
-    """Ours against the bare of equal cache, and ours as it comes against the bare as it comes."""
+    """Ours against bare with equal caches, and ours against bare with default settings."""
     rows = []
     for ours in (arm for arm in ARMS if arm.side == "ours" and arm.name in times):
-        for cache in CACHES[CACHES.index(ours.cache) :]:  # never ours without against bare with
+        for cache in CACHES[CACHES.index(ours.cache) :]:  # never uncached ours against cached bare
             bare = Arm(ours.backend, "bare", cache)
             ratio = harness.ratio(times[ours.name], times[bare.name])
             rows.append(
@@ -440,7 +440,7 @@ def compare(times: Mapping[str, Sequence[harness.Turn]]) -> list[dict[str, Any]]
     return rows
 
 
-# Telling
+# Output
 
 
 HEADS = ("backend", "ours", "bare", "ours, s", "bare, s", "ours / bare", "of the rounds")
@@ -471,7 +471,7 @@ def table_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def parts_text(times: Mapping[str, Sequence[harness.Turn]]) -> str:
-    """The table of what the recipe switches on, and what follows for a whole training."""
+    """The table of the recipe's parts, and the resulting time of a whole training."""
     found = whole_training(times)
     table = harness.arms_table({name: times[name] for name in PARTS}, "float32", "float32")
     return (

@@ -1,7 +1,7 @@
 """Augmentation of whole batches of crops.
 
-Everything random comes from the generator given. Each batch draws the same numbers whichever
-options are on, so that switching one does not change the others' draws.
+All randomness comes from the given generator. Each batch draws the same numbers whichever options
+are on, so switching one on does not change the draws of the others.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from spineline.datasets.scanner_looks import scanner_look
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What was drawn for a batch of B crops; each (B,).
+    """The random draws for a batch of B crops; each (B,).
 
     Attributes:
-        angle: in degrees; positive turns the picture anticlockwise.
-        shift_x, shift_y: of the picture, as a share of the crop.
-        zoom: above 1 makes the picture larger.
-        mirror: -1 where the picture is mirrored left to right, else 1.
+        angle: in degrees; positive rotates the image anticlockwise.
+        shift_x, shift_y: of the image, as a fraction of the crop.
+        zoom: above 1 enlarges the image.
+        mirror: -1 where the image is mirrored left to right, else 1.
         brightness, contrast: factors.
-        looks: seed of the looks of other scanners; it is made of the other draws.
+        looks: seed for simulating other scanners, derived from the other draws.
     """
 
     angle: Tensor
@@ -59,12 +59,13 @@ def draw(recipe: Recipe, count: int, generator: torch.Generator) -> Draw:
 def augment(
     pixels: Tensor, recipe: Recipe, generator: torch.Generator, device: torch.device | None = None
 ) -> Tensor:
-    """A batch of training crops, augmented.
+    """Augment a batch of training crops.
 
     Args:
-        pixels: (B, P, P) uint8, P >= ``recipe.size``: the window and its surroundings on each side.
-        recipe: scanner_looks, rotation, translate, scale, fliplr, color_jitter and noise count.
-        generator: on the CPU; decides everything.
+        pixels: (B, P, P) uint8, P >= ``recipe.size``: the window with a margin on each side.
+        recipe: of its keys, scanner_looks, rotation, translate, scale, fliplr, color_jitter and
+            noise are used.
+        generator: on the CPU; the only source of randomness.
         device: where to compute; default: where the pixels are.
 
     Returns:
@@ -87,7 +88,7 @@ def augment(
 
 
 def as_other_scanners(pixels: Tensor, chance: float, seed: int) -> Tensor:
-    """Crops (B, P, P) uint8, some of them as another scanner might show them."""
+    """Simulate another scanner for some of the crops (B, P, P) uint8."""
     rng = np.random.default_rng(seed)
     shown = [
         scanner_look(crop, rng) if rng.random() < chance else crop for crop in pixels.cpu().numpy()
@@ -97,18 +98,21 @@ def as_other_scanners(pixels: Tensor, chance: float, seed: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How the crops of a batch are mixed: each keeps ``share``, the rest is that of ``partner``."""
+    """How crops are mixed: ``share`` of each crop, and the rest of its ``partner``."""
 
     partner: Tensor
     share: float
 
     def images(self, images: Tensor) -> Tensor:
-        """(B, …) each mixed with its partner's."""
+        """Mix each of (B, …) with its partner."""
         return self.share * images + (1 - self.share) * images[self.partner.to(images.device)]
 
 
 def draw_mix(alpha: float, count: int, generator: torch.Generator) -> Mix | None:
-    """Mixup of pairs, a share from Beta(alpha, alpha) (Zhang et al. 2018); None for alpha 0."""
+    """Draw a mixup of pairs with shares from Beta(alpha, alpha); None if alpha is 0.
+
+    Source: Zhang et al., "mixup: Beyond empirical risk minimization", ICLR 2018.
+    """
     if not alpha:
         return None
     seed = int(torch.randint(2**31, (1,), generator=generator))
@@ -122,19 +126,19 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def centre(images: Tensor, size: int) -> Tensor:
-    """The middle (size, size) of the last two axes."""
+    """The central (size, size) part of the last two axes."""
     pad = (images.shape[-1] - size) // 2
     return images[..., pad : pad + size, pad : pad + size]
 
 
 def move(images: Tensor, drawn: Draw, size: int) -> Tensor:
-    """Turn, zoom, mirror and shift the picture under a window of ``size`` at its centre.
+    """Rotate, zoom, mirror and shift the images, and cut their central window of ``size``.
 
-    Bilinear, one pass; beyond the surroundings the edge is repeated.
+    One bilinear pass; outside the margin, the edge pixels are repeated.
     """
     radians = torch.deg2rad(drawn.angle)
     cos, sin = torch.cos(radians) / drawn.zoom, torch.sin(radians) / drawn.zoom
-    # A pixel of the output at u shows the picture at zoom^-1 R^-1 (u - shift), mirrored last.
+    # Output pixel u shows the image at zoom^-1 R^-1 (u - shift), mirrored last.
     x, y = 2 * drawn.shift_x, 2 * drawn.shift_y
     first = torch.stack([cos, -sin, -(cos * x - sin * y)], dim=1) * drawn.mirror[:, None]
     second = torch.stack([sin, cos, -(sin * x + cos * y)], dim=1)
@@ -148,7 +152,7 @@ def move(images: Tensor, drawn: Draw, size: int) -> Tensor:
 
 
 def recolour(images: Tensor, drawn: Draw) -> Tensor:
-    """Scale brightness, then contrast about each crop's mean, within 0 … 1."""
+    """Scale the brightness, then the contrast around each crop's mean, clipped to 0 … 1."""
     brightness = drawn.brightness.to(images.device)[:, None, None, None]
     contrast = drawn.contrast.to(images.device)[:, None, None, None]
     bright = (images * brightness).clamp(0, 1)

@@ -1,9 +1,9 @@
-"""``spineline classify calibrate``: honest probabilities, several classifiers as one, v5.
+"""``spineline classify calibrate``: temperature, combination of classifiers, threshold of v5.
 
-Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017): a head's
-logits are divided by one number, which changes neither the answer nor the order of classes. It is
-the one that makes the labels likeliest, on predictions of networks that had not seen them. Of
-several classifiers it is fitted to their mean; see [spineline.classify.combined][].
+Temperature scaling divides a head's logits by one number, which changes neither the predicted class
+nor the order of classes. Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
+The temperature maximises the likelihood of the labels, on predictions of networks that had not seen
+them. For several classifiers, it is fitted to their mean; see [spineline.classify.combined][].
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Graded:
     """Out-of-fold predictions of one head.
 
     Attributes:
-        log_p: (N, C) logarithms of probabilities, -inf for classes that are ruled out.
-        true: (N,) the label's class.
-        fold: (N,) of the network that made them.
+        log_p: (N, C) log-probabilities, -inf for excluded classes.
+        true: (N,) class of the label.
+        fold: (N,) fold of the network that made the prediction.
     """
 
     log_p: FloatArray
@@ -70,15 +70,15 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a temperature does to one head.
+    """The effect of a temperature on one head.
 
     Attributes:
         temperature: fitted on all predictions.
-        by_fold: those fitted without each fold; empty where folds are not told apart.
-        ece_before: expected calibration error as the predictions are.
-        ece_after: with each fold's temperature fitted on the others; on the predictions that it
-            was fitted on where folds are not told apart.
-        n: predictions counted.
+        by_fold: temperatures fitted without each fold; empty if the folds are unknown.
+        ece_before: expected calibration error of the predictions as they are.
+        ece_after: expected calibration error with each fold's temperature fitted on the other
+            folds; if the folds are unknown, on the predictions that it was fitted on.
+        n: number of predictions.
     """
 
     temperature: float
@@ -90,14 +90,13 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """From which probability on v5 is called, and what that does to the predictions.
+    """The probability from which v5 is called, and its effect on the predictions.
 
     Attributes:
         value: the threshold.
-        sensitivity, specificity: on the predictions that it was chosen on; a rate of nothing is
-            None.
-        cross_fitted: both rates with each fold's threshold chosen on the others; None where folds
-            are not told apart.
+        sensitivity, specificity: on the predictions that it was chosen on; None if undefined.
+        cross_fitted: both rates with each fold's threshold chosen on the other folds; None if the
+            folds are unknown.
     """
 
     value: float
@@ -108,13 +107,13 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class CalibrateResult:
-    """What ``classify calibrate`` made.
+    """The output of ``classify calibrate``.
 
     Attributes:
         out: the weights file.
-        heads: by head, ``seven`` and ``binary`` as far as the weights have them.
-        shares: of several classifiers, by head.
-        threshold: of v5, where one was asked for.
+        heads: calibration of ``seven`` and ``binary``, as far as the weights have these heads.
+        shares: by head, the shares of several classifiers.
+        threshold: of v5, if one was requested.
     """
 
     out: Path
@@ -130,13 +129,13 @@ _Rows = list[dict[str, str]]
 def calibrate(settings: ClassifyCalibrate) -> CalibrateResult:
     """Fit a temperature for each head and write the weights with it.
 
-    A head whose calibration error would not fall keeps its probabilities. Of several classifiers
-    the mean is calibrated, and one file holds them all.
+    A head whose calibration error would not fall keeps its probabilities. For several classifiers,
+    their mean is calibrated, and one file holds all of them.
 
     Raises:
-        AnnotationError: predictions that cannot be read, have no such head, or are of other
-            structures than those of another classifier.
-        ConfigError: ``out`` is no ``.safetensors`` file, or keys that do not go together.
+        AnnotationError: predictions that cannot be read, lack the head, or cover other structures
+            than those of another classifier.
+        ConfigError: ``out`` is not a ``.safetensors`` file, or the keys contradict each other.
         WeightsError: the weights cannot be used.
         OutputExistsError: ``out`` exists.
     """
@@ -173,10 +172,10 @@ def calibrate(settings: ClassifyCalibrate) -> CalibrateResult:
 def _check_untempered(
     predictions: Sequence[Path], file: WeightsFile, config: NetworkConfig
 ) -> None:
-    """Refuse predictions that the weights made at a temperature, which would be lost.
+    """Refuse predictions that these weights made with a temperature, which would be lost.
 
     Raises:
-        ConfigError: ``run.yaml`` beside the predictions says so.
+        ConfigError: ``run.yaml`` beside the predictions records such a temperature.
     """
     if config.temperature_seven == config.temperature_binary == 1:
         return
@@ -185,7 +184,7 @@ def _check_untempered(
         try:
             same = read_yaml(record)["weights"]["sha256"] == file.sha256
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # nothing is known of these
+            continue  # no record of how they were made
         if same:
             msg = (
                 f"predictions={place}: were made with the temperature that {file.name} holds "
@@ -196,16 +195,16 @@ def _check_untempered(
 
 
 def _kept(found: Mapping[str, Calibration]) -> dict[str, float]:
-    """The temperatures that make the calibration error fall."""
+    """The temperatures that reduce the calibration error."""
     return {name: c.temperature for name, c in found.items() if c.ece_after < c.ece_before}
 
 
 def _rows_of_members(predictions: Sequence[Path], models: int) -> list[_Rows]:
-    """The lines of each model's predictions, those of one structure at the same place.
+    """The rows of each model's predictions, in the same order of structures.
 
     Raises:
-        AnnotationError: not readable, or not of the same structures, labels and folds.
-        ConfigError: not one file for each of several models.
+        AnnotationError: not readable, or structures, labels or folds that differ between models.
+        ConfigError: several models without one file for each.
     """
     if not predictions:
         raise ConfigError("predictions=: names no file; wanted the predictions.csv of each model")
@@ -253,7 +252,7 @@ def _by_structure(rows: _Rows, place: Path) -> dict[tuple[str, str], dict[str, s
 def _calibrate_combined(
     settings: ClassifyCalibrate, members: Sequence[_LoadedMember], rows: Sequence[_Rows]
 ) -> CalibrateResult:
-    """One file of all members; their mean's temperature, class adjustment and threshold."""
+    """Write all members to one file, with the calibration of their mean."""
     heads = [config.head for _, config in members]
     tables = {
         name: [
@@ -308,7 +307,7 @@ def _calibrate_combined(
 
 
 def _kinds(asked: Sequence[str], models: int) -> list[MemberKind]:
-    """What each model answers for; empty where all answer for both."""
+    """The kinds that each model grades; empty if all models grade both."""
     known: dict[str, MemberKind] = {name: name for name in get_args(MemberKind)}
     unknown = [word for word in asked if word not in known]
     if unknown or (asked and len(asked) != models):
@@ -324,14 +323,14 @@ def _shares(
     kinds: Sequence[MemberKind],
     of: Sequence[Kind],
 ) -> tuple[dict[str, tuple[float, ...]], tuple[float, ...]]:
-    """Shares by head, and those for vertebrae where they are others.
+    """Shares by head, and the shares for vertebrae if they differ.
 
     Args:
         asked: the key ``shares``.
         tables: predictions by head and member.
         heads: of the members.
-        kinds: what each member answers for; empty where all answer for both.
-        of: the kinds of the structures that ``seven`` was predicted of.
+        kinds: the kinds that each member grades; empty if all members grade both.
+        of: the kinds of the structures in the predictions of ``seven``.
     """
     if asked not in ("equal", "fit"):
         try:
@@ -359,13 +358,14 @@ def _of_rows(graded: Graded, rows: BoolArray) -> Graded:
 
 
 def fit_shares(members: Sequence[Graded | None]) -> tuple[float, ...]:
-    """The shares, 0 or more and 1 together, whose mean of probabilities makes labels likeliest.
+    """Fit shares that maximise the likelihood of the labels under the mean of probabilities.
 
-    The mean log-likelihood of a mixture is concave in its weights; the step of expectation and
-    maximisation (Dempster et al., 1977) never lowers it and stays within the simplex.
+    The shares are not negative and add up to 1. The mean log-likelihood of a mixture is concave in
+    its weights. A step of expectation maximisation (Dempster et al., 1977) never lowers it and
+    stays within the simplex.
 
     Args:
-        members: predictions of the same structures; None of a member without the head.
+        members: predictions of the same structures; None for a member without the head.
     """
     own = [n for n, each in enumerate(members) if each is not None]
     likelihood = np.stack([_likelihood(each) for each in members if each is not None], axis=1)
@@ -384,12 +384,12 @@ def fit_shares(members: Sequence[Graded | None]) -> tuple[float, ...]:
 
 
 def _likelihood(graded: Graded) -> FloatArray:
-    """(N,) the probability of each label."""
+    """(N,) predicted probability of each label."""
     return np.exp(graded.log_p[np.arange(len(graded.true)), graded.true])
 
 
 def _log_loss(graded: Graded) -> float:
-    """Mean over the labels that are not ruled out."""
+    """Mean log loss over the labels whose class is not excluded."""
     likelihood = _likelihood(graded)
     return float(-np.log(likelihood[likelihood > 0]).mean()) if (likelihood > 0).any() else math.nan
 
@@ -397,7 +397,7 @@ def _log_loss(graded: Graded) -> float:
 def _tell_shares(
     name: str, members: Sequence[Graded | None], combination: Combination, mean: Graded
 ) -> None:
-    """What each member's log loss is, and that of the mean."""
+    """Log the log loss of each member and of the mean."""
     if len(members) == 1:
         return
     vertebra = combination.vertebra if name == "seven" else ()
@@ -418,13 +418,13 @@ def _listed(shares: Sequence[float]) -> str:
 def _threshold(
     v5: FloatArray, discs: Graded, vertebrae: Sequence[int], specificity: float
 ) -> Threshold:
-    """The threshold of v5 on all structures, and what it does.
+    """The threshold of v5 over all structures, and its effect.
 
     Args:
         v5: (N,) probabilities of the discs.
-        discs: their labels and folds.
-        vertebrae: the folds of the vertebrae, which count as called right.
-        specificity: the least that is wanted.
+        discs: labels and folds of the discs.
+        vertebrae: folds of the vertebrae, which count as true negatives.
+        specificity: required minimum.
     """
     score = np.concatenate([v5.astype(np.float32), np.zeros(len(vertebrae), np.float32)])
     true = np.concatenate([discs.true == 1, np.zeros(len(vertebrae), dtype=np.bool_)])
@@ -461,15 +461,15 @@ def _shown(rate: float | None) -> str:
 
 
 def threshold_at(score: Float32Array, positive: BoolArray, specificity: float) -> float:
-    """The least score at which calling it and all above keeps a specificity.
+    """The lowest threshold that keeps a specificity; scores at or above it are called.
 
     Args:
         score: (N,) probabilities; 0 is never called.
         positive: (N,) labels.
-        specificity: least share of the negatives that are not called.
+        specificity: minimum share of negatives that are not called.
 
     Raises:
-        AnnotationError: no negative, or one of probability 1 too many.
+        AnnotationError: there is no negative, or too many negatives have probability 1.
     """
     negatives = np.sort(score[~positive])
     if not len(negatives):
@@ -496,9 +496,9 @@ def _tell(head: str, found: Calibration) -> None:
 def _graded(
     rows: Sequence[Mapping[str, str]], head: str, file: Path, *, masked: bool = False
 ) -> Graded:
-    """The predictions of one head; those of v5 are of discs alone.
+    """The predictions of one head; for v5, those of discs only.
 
-    With ``masked`` the classes that a structure's kind does not have are ruled out.
+    With ``masked``, classes of the other kind are excluded.
     """
     columns = [f"p_{name}" for name in SEVEN_NAMES] if head == "seven" else ["p_v5"]
     if head == "binary":
@@ -523,7 +523,7 @@ def _graded(
 
 
 def calibration(graded: Graded) -> Calibration:
-    """The temperature of a head, and what it does to the calibration error."""
+    """Fit the temperature of a head, and measure its effect on the calibration error."""
     folds = sorted(set(graded.fold.tolist()))
     temperature = fit_temperature(graded.log_p, graded.true)
     by_fold: tuple[float, ...] = ()
@@ -540,7 +540,7 @@ def calibration(graded: Graded) -> Calibration:
 
 
 def _head_ece(p: FloatArray, true: IntArray) -> float:
-    """ECE of the answer's probability, or with two classes of that of the second."""
+    """ECE of the predicted class's probability; with two classes, of the second class's."""
     stated, happened = p.max(axis=1), p.argmax(axis=1) == true
     if p.shape[1] == 2:
         stated, happened = p[:, 1], true == 1
@@ -548,14 +548,14 @@ def _head_ece(p: FloatArray, true: IntArray) -> float:
 
 
 def fit_temperature(log_p: FloatArray, true: IntArray) -> float:
-    """The temperature that makes the labels likeliest, within the range that weights may have.
+    """The temperature that maximises the likelihood of the labels, within the allowed range.
 
-    The mean negative log-likelihood is convex in the inverse temperature; its slope there is the
-    expected less the found logarithm, and is halved in on.
+    The mean negative log-likelihood is convex in the inverse temperature. Its slope is the expected
+    minus the observed log-probability, and its root is found by bisection.
 
     Args:
-        log_p: (N, C), -inf for classes that are ruled out.
-        true: (N,) labels; those that are ruled out are not counted.
+        log_p: (N, C), -inf for excluded classes.
+        true: (N,) labels; those of excluded classes are ignored.
     """
     counted = np.isfinite(log_p[np.arange(len(true)), true])
     log_p, true = log_p[counted], true[counted]

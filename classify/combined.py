@@ -1,12 +1,13 @@
-"""Several classifiers that answer as one; nothing here imports torch.
+"""Combinations of several classifiers; this module imports no torch.
 
-Each member sees the structure in a crop of its own: its own margin, size and normalisation. For
-each head the members' probabilities, with those of the other kind ruled out, are averaged by their
-shares, which may be others for vertebrae than for discs. A member without a share of a kind is not
-asked about it. The mean is then put through a temperature, so that it says how often it is right.
-The class is chosen by the mean divided by the training class frequency to the power of tau (logit
-adjustment: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021), and v5 is called
-from a threshold on. The probabilities that are given stay those of the temperature.
+Each member sees the structure in its own crop, with its own margin, size and normalisation. For
+each head, the members' probabilities, with classes of the other kind excluded, are averaged by
+their shares. The shares may differ between vertebrae and discs, and a member without a share for a
+kind is not run on it. A temperature calibrates the mean.
+
+The predicted class is chosen by the mean divided by the training class frequency to the power of
+tau (logit adjustment: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021). v5 is
+called from a threshold on. Neither changes the reported probabilities.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ Crops = npt.NDArray[np.uint8]
 
 
 MemberKind = Literal["both", "disc", "vertebra"]
-"""What a member answers for."""
+"""The kinds of structures that a member grades."""
 
 
 class MemberClassifier(Protocol):
-    """What a member of a combination can do: a `Classifier`, or an exported one."""
+    """The interface of a combination's member: a `Classifier`, or an exported one."""
 
     @property
     def crop(self) -> CropSpec: ...  # noqa: D102
@@ -51,7 +52,7 @@ class MemberClassifier(Protocol):
 
 
 class GroupClassifier(Protocol):
-    """Members that one forward pass answers for, because they measure the same crops alike."""
+    """Members that share one forward pass, because they use the same features of the same crops."""
 
     def grades(  # noqa: D102
         self, crops: Crops, *, levels: IntArray | None = None
@@ -80,9 +81,10 @@ class Combination:
     vertebra: tuple[float, ...] = ()
 
     def shares_of(self, head: str, kinds: Sequence[Kind | None]) -> FloatArray:
-        """(members, N) shares of a head for structures; of unknown kind: the mean of both kinds'.
+        """(members, N) shares of a head for structures; the mean of both kinds' if unknown.
 
-        No head but ``seven`` tells vertebrae apart, so that the others have one row for both.
+        Only ``seven`` has separate shares for vertebrae; other heads use the same shares for both
+        kinds.
         """
         disc = np.array(self.shares[head], dtype=np.float64)
         if head != "seven" or not self.vertebra:
@@ -92,7 +94,7 @@ class Combination:
         return np.array([by_kind[kind] for kind in kinds]).reshape(-1, len(disc)).T
 
     def asked(self, kinds: Sequence[Kind | None]) -> BoolArray:
-        """(members, N) whether a member's answer about a structure counts."""
+        """(members, N) whether a member's prediction for a structure counts."""
         counts = np.any([self.shares_of(head, kinds) > 0 for head in self.shares], axis=0)
         if not self.vertebra:
             return np.asarray(counts, dtype=np.bool_)
@@ -100,7 +102,7 @@ class Combination:
         return np.where(vertebra, self.shares_of("seven", kinds) > 0, counts)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for the description of a weights file or of a bundle."""
+        """Plain values, for the metadata of a weights file or of a bundle."""
         shares: dict[str, Any] = {head: list(shares) for head, shares in self.shares.items()}
         if self.vertebra:
             shares["seven"] = {"disc": shares["seven"], "vertebra": list(self.vertebra)}
@@ -114,15 +116,15 @@ class Combination:
 
 
 def combination_from_json(value: Any, heads: Sequence[Head]) -> Combination:
-    """The combination behind [Combination.to_json][].
+    """The inverse of [Combination.to_json][].
 
     Args:
         value: plain values.
         heads: of the members, in their order.
 
     Raises:
-        ValueError: a number that cannot be, or shares of other heads than the members have.
-        KeyError, TypeError: something is missing, or of another type.
+        ValueError: an invalid number, or shares that do not match the members' heads.
+        KeyError, TypeError: a value is missing, or has the wrong type.
     """
     said: dict[str, Any] = dict(value["shares"])
     vertebra: tuple[float, ...] = ()
@@ -157,12 +159,12 @@ def _number(value: Any) -> float:
 
 
 def has_head(head: Head, name: str) -> bool:
-    """Whether a classifier of this head answers ``name``, ``seven`` or ``binary``."""
+    """Whether a classifier with this head has the output ``name``, ``seven`` or ``binary``."""
     return head in (name, "both")
 
 
 def heads_together(heads: Sequence[Head]) -> tuple[str, ...]:
-    """The heads that members have together, in the order of the outputs."""
+    """The heads that at least one member has, in the order of the outputs."""
     return tuple(name for name in HEAD_NAMES if any(has_head(head, name) for head in heads))
 
 
@@ -170,7 +172,7 @@ def check_shares(shares: Sequence[float], name: str, heads: Sequence[Head]) -> N
     """Refuse shares that do not fit the members.
 
     Raises:
-        ValueError: says why.
+        ValueError: with the reason.
     """
     if len(shares) != len(heads):
         raise ValueError(f"{len(shares)} shares of {name} for {len(heads)} members")
@@ -183,18 +185,18 @@ def check_shares(shares: Sequence[float], name: str, heads: Sequence[Head]) -> N
 def given_shares(
     numbers: Sequence[float], heads: Sequence[Head], kinds: Sequence[MemberKind] = ()
 ) -> tuple[dict[str, tuple[float, ...]], tuple[float, ...]]:
-    """Shares by head in proportion to numbers, one for each member; and those for vertebrae.
+    """Shares by head in proportion to one number per member, and the shares for vertebrae.
 
     Args:
         numbers: of the members.
         heads: of the members.
-        kinds: what each member answers for; empty where all answer for both.
+        kinds: the kinds that each member grades; empty if all members grade both.
 
     Returns:
         [Combination.shares][] and [Combination.vertebra][].
 
     Raises:
-        ConfigError: another count, a negative number, or no positive one for a head of a kind.
+        ConfigError: wrong count, a negative number, or no positive number for a head or kind.
     """
     shown = ",".join(f"{number:g}" for number in numbers)
     if len(numbers) != len(heads):
@@ -221,7 +223,7 @@ def given_shares(
 
 
 def answering(kinds: Sequence[MemberKind], count: int, kind: Kind) -> list[bool]:
-    """Which of ``count`` members answer for a kind; all where nothing is said of theirs.
+    """Which of ``count`` members grade a kind; all of them if ``kinds`` is empty.
 
     >>> answering(["both", "disc"], 2, "vertebra")
     [True, False]
@@ -230,7 +232,7 @@ def answering(kinds: Sequence[MemberKind], count: int, kind: Kind) -> list[bool]
 
 
 def equal_shares(heads: Sequence[Head]) -> dict[str, tuple[float, ...]]:
-    """The same share of a head for each member that has it.
+    """Equal shares of a head for all members that have it.
 
     >>> equal_shares(["both", "seven"])
     {'seven': (0.5, 0.5), 'binary': (1.0, 0.0)}
@@ -239,10 +241,10 @@ def equal_shares(heads: Sequence[Head]) -> dict[str, tuple[float, ...]]:
 
 
 def mean_probabilities(tables: Sequence[FloatArray | None], shares: FloatArray) -> FloatArray:
-    """(N, C) mean of the members' (N, C) probabilities.
+    """(N, C) weighted mean of the members' (N, C) probabilities.
 
     Args:
-        tables: of the members; those without a share are not looked at.
+        tables: of the members; tables of members without a share are ignored.
         shares: (members, N), see [Combination.shares_of][].
     """
     pairs = [(t, s) for t, s in zip(tables, shares, strict=True) if t is not None and s.any()]
@@ -250,14 +252,14 @@ def mean_probabilities(tables: Sequence[FloatArray | None], shares: FloatArray) 
 
 
 def tempered(log_p: FloatArray, temperature: npt.ArrayLike) -> FloatArray:
-    """(N, C) probabilities whose logarithms are divided by temperatures (N,) or (1,)."""
+    """(N, C) probabilities from log-probabilities divided by temperatures (N,) or (1,)."""
     scaled = log_p / np.asarray(temperature, dtype=np.float64)[:, None]
     odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def with_temperature(p: FloatArray, temperature: float) -> FloatArray:
-    """(N, C) probabilities at a temperature; at 1 they are given back as they are."""
+    """(N, C) probabilities at a temperature; 1 returns them unchanged."""
     if temperature == 1 or not len(p):
         return p
     with np.errstate(divide="ignore"):
@@ -265,12 +267,12 @@ def with_temperature(p: FloatArray, temperature: float) -> FloatArray:
 
 
 def adjusted_codes(p: FloatArray, tau: float, counts: Sequence[int]) -> IntArray:
-    """(N,) the class with the greatest p / frequency ** tau among those that are not ruled out.
+    """(N,) the class with the greatest p / frequency ** tau among the classes not excluded.
 
-    A class that training did not have counts as one that it had once.
+    A class without training structures counts as if it had one.
 
     Args:
-        p: (N, C) probabilities, 0 where the kind rules a class out.
+        p: (N, C) probabilities, 0 for excluded classes.
         tau: 0 for the most probable class.
         counts: (C,) training structures of each class.
     """
@@ -283,13 +285,13 @@ def adjusted_codes(p: FloatArray, tau: float, counts: Sequence[int]) -> IntArray
 
 @dataclass(frozen=True)
 class CombinedClassifier:
-    """Several classifiers whose answers are combined.
+    """Several classifiers whose predictions are combined.
 
     Attributes:
         members: the classifiers, each with its own crops.
-        combination: how their answers are combined.
-        groups: members by their numbers that one forward pass answers for, and what does; the
-            others pass by themselves.
+        combination: how their predictions are combined.
+        groups: numbers of the members that share a forward pass, with the network that runs it.
+            Other members run separately.
     """
 
     members: tuple[MemberClassifier, ...]
@@ -303,12 +305,12 @@ class CombinedClassifier:
 
     @property
     def head(self) -> Head:
-        """The heads of the combined answer."""
+        """The heads of the combination."""
         names = heads_together([member.head for member in self.members])
         return "both" if len(names) == 2 else "seven" if "seven" in names else "binary"
 
     def asked(self, kinds: Sequence[Kind | None]) -> BoolArray:
-        """(members, N) about which structures each member is asked; those of a group together."""
+        """(members, N) the structures that each member is run on; groups run together."""
         asked = self.combination.asked(kinds)
         for numbers, _ in self.groups:
             asked[list(numbers)] = asked[list(numbers)].any(axis=0)
@@ -319,13 +321,13 @@ class CombinedClassifier:
         cut: Callable[[CropSpec, BoolArray | None], Crops],
         kinds: Sequence[Kind | None] | None = None,
     ) -> list[Crops]:
-        """Crops for each member; members that want the same crops share them.
+        """Crops for each member; members with the same crop settings share them.
 
         Args:
-            cut: gives the crops (N, S, S) of the structures, cut as asked; where the second
-                argument (N,) is not None, of those alone that it is true of.
-            kinds: of each structure; members are then given the crops alone that they are asked
-                about. None gives all of them to each.
+            cut: returns crops (N, S, S) of the structures, cut by the given specification. If its
+                second argument, (N,) bool, is not None, it returns only the selected ones.
+            kinds: of each structure; each member then gets only the crops that it is run on. None
+                gives each member all crops.
         """
         if kinds is None:
             by_spec = {spec: cut(spec, None) for spec in dict.fromkeys(self.crops)}
@@ -347,17 +349,17 @@ class CombinedClassifier:
         levels: IntArray | None = None,
         batch: int | None = None,
     ) -> Grades:
-        """Grade structures, all of them in one go for each member.
+        """Grade structures, with one call of each member for all of them.
 
         Args:
-            crops: for each member (N, size, size) uint8, or those alone that it is asked about,
-                see `cut`.
-            kinds: of each structure where it is known; the other kind's classes are ruled out.
-            levels: (N,) place of each structure's level among the eleven, -1 where it is unknown.
+            crops: for each member, (N, size, size) uint8, or only the crops that it is run on, see
+                `cut`.
+            kinds: of each structure, if known; classes of the other kind are excluded.
+            levels: (N,) index of each structure's level among the eleven, -1 if unknown.
             batch: crops per forward pass; None for the member's own.
 
         Raises:
-            ValueError: crops of another shape, dtype or count.
+            ValueError: crops with an unexpected shape, dtype or count.
         """
         counts = [len(each) for each in crops]
         known = [None] * max(counts, default=0) if kinds is None else list(kinds)
@@ -390,7 +392,7 @@ class CombinedClassifier:
 
 
 def _spread(grades: Grades, rows: BoolArray) -> Grades:
-    """Grades of the rows that are true among all (N,); the others are zero."""
+    """Grades of the selected rows among all (N,); the other rows are zero."""
     if rows.all():
         return grades
 
@@ -405,7 +407,7 @@ def _spread(grades: Grades, rows: BoolArray) -> Grades:
 
 
 def as_one(classifier: MemberClassifier | CombinedClassifier) -> CombinedClassifier:
-    """A classifier as a combination, which one alone is of itself."""
+    """A classifier as a combination; a single classifier becomes a combination of one."""
     if isinstance(classifier, CombinedClassifier):
         return classifier
     return CombinedClassifier((classifier,), Combination(equal_shares([classifier.head])))
@@ -414,12 +416,12 @@ def as_one(classifier: MemberClassifier | CombinedClassifier) -> CombinedClassif
 def combined_grades(
     grades: Sequence[Grades], combination: Combination, kinds: Sequence[Kind | None]
 ) -> Grades:
-    """What members say together of N structures.
+    """The combined grades of N structures.
 
     Args:
-        grades: the members', one row for each structure.
-        combination: how they are joined.
-        kinds: of the structures; None where it is not known.
+        grades: of the members, one row for each structure.
+        combination: how they are combined.
+        kinds: of the structures; None where unknown.
     """
     shares = {head: combination.shares_of(head, kinds) for head in combination.shares}
     temperature = combination.temperature
@@ -443,6 +445,6 @@ def combined_grades(
 
 
 def two_classes(yes: npt.ArrayLike) -> FloatArray:
-    """(N, 2) probabilities of no and yes from those of yes (N,)."""
+    """(N, 2) probabilities of no and yes from the probability of yes (N,)."""
     p = np.asarray(yes, dtype=np.float64)
     return np.stack([1 - p, p], axis=1)

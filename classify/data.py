@@ -1,4 +1,4 @@
-"""From a converted dataset or a crops folder to crops in memory."""
+"""Crops in memory, from a converted dataset or a crops folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from spineline.datasets.dataset import load_dataset
 from spineline.datasets.splits import Part
 
 _FOLDER_KEYS = ("size", "margin", "align")
-_PAD_DIVISOR = 4  # surroundings on each side: size // 4, enough for 10 degrees and 10 % zoom
+_PAD_DIVISOR = 4  # margin on each side: size // 4, enough for 10 degrees and 10 % zoom
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class TrainingData:
     """Crops to train with.
 
     Attributes:
-        train: augmented and balanced as the recipe says.
-        val: None where the data has no val part.
+        train: training crops, with the recipe's jitter and balancing.
+        val: None if the data has no val part.
         recipe: the recipe as it applies to this data.
         counts_before: training crops per class before jitter and balancing.
     """
@@ -55,7 +55,7 @@ class TrainingData:
 
 
 def balanced_encoding(recipe: Recipe) -> BalanceBy:
-    """The encoding whose classes are balanced: binary for that head, else seven."""
+    """The encoding whose classes are balanced: binary for the binary head, else seven."""
     return "binary" if recipe.head == "binary" else "seven"
 
 
@@ -67,12 +67,12 @@ def load_training_data(
     Args:
         data: converted dataset or crops folder.
         recipe: how to cut, jitter and balance.
-        given: recipe keys that the user gave; those that a crops folder cannot honour are errors.
+        given: recipe keys that the user set; it is an error if a crops folder contradicts one.
         seed: of balancing.
 
     Raises:
-        AnnotationError: not readable, no training crop, or a study on both sides.
-        ConfigError: a crops folder was cut otherwise than asked.
+        AnnotationError: not readable, no training crop, or a study in both parts.
+        ConfigError: a crops folder was cut with other settings than the given ones.
     """
     if is_crops_folder(data):
         tables, recipe = _tables_of_folder(data, recipe, given)
@@ -93,11 +93,11 @@ def load_training_data(
 
 
 def load_part(data: Path, part: Part, spec: CropSpec) -> CropTable:
-    """The plain crops of one part, to be graded by a network that wants them cut like ``spec``.
+    """The unaugmented crops of one part, cut as ``spec`` requires.
 
     Raises:
         AnnotationError: not readable, or the part has no labelled structure.
-        ConfigError: a crops folder was cut otherwise.
+        ConfigError: a crops folder was cut with other settings.
     """
     if is_crops_folder(data):
         tables = load_crops(data)
@@ -115,7 +115,7 @@ def load_part(data: Path, part: Part, spec: CropSpec) -> CropTable:
 
 
 def _with_reason(message: str, data: Path) -> str:
-    """The message, or why no part of a converted dataset can give a crop, where that is so."""
+    """The message, or the reason why no part of a converted dataset has a crop, if there is one."""
     if is_crops_folder(data):
         return message
     dataset = load_dataset(data)
@@ -138,7 +138,7 @@ def _tables_of_dataset(data: Path, recipe: Recipe) -> dict[Part, CropTable]:
 def _tables_of_folder(
     folder: Path, recipe: Recipe, given: Mapping[str, object]
 ) -> tuple[dict[Part, CropTable], Recipe]:
-    """Crops as they are: what they were cut like replaces the recipe's."""
+    """Crops of a folder as they are; the settings they were cut with replace the recipe's."""
     tables = load_crops(folder)
     if "train" not in tables:
         raise AnnotationError(f"{folder}: crops.csv has no row of part train")

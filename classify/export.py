@@ -1,9 +1,9 @@
-"""``spineline classify export``: to ONNX or TorchScript, compared with the original before use.
+"""``spineline classify export``: export to ONNX or TorchScript, compared with the original.
 
-The exported network takes ``crops`` (N, size, size) float32 grey levels 0 … 255, normalises them
-itself, and gives the probabilities ``seven`` (N, 7) and ``binary`` (N,), without regard to kind.
-A network with ``level_input`` takes ``levels`` besides: (N,) float32, the place of each crop's
-level among the eleven, -1 where it is unknown.
+The exported network takes ``crops`` (N, size, size) float32 grey levels 0 … 255 and normalises them
+itself. It returns the probabilities ``seven`` (N, 7) and ``binary`` (N,), without regard to kind. A
+network with ``level_input`` also takes ``levels``, (N,) float32: the index of each crop's level
+among the eleven, -1 if unknown.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SUFFIX = {"onnx": ".onnx", "torchscript": ".torchscript", "safetensors": ".safe
 
 @dataclass(frozen=True, slots=True)
 class ClassifyExportResult:
-    """What ``classify export`` made.
+    """The output of ``classify export``.
 
     Attributes:
         out: the file.
@@ -68,7 +68,7 @@ class ExportNetwork(nn.Module):
 
     Attributes:
         outputs: names of the outputs.
-        level_input: levels are an input beside the crops.
+        level_input: whether levels are a second input.
     """
 
     def __init__(self, *networks: Network) -> None:
@@ -84,13 +84,13 @@ class ExportNetwork(nn.Module):
 
     @property
     def networks(self) -> list[Network]:
-        """All of them."""
+        """All networks."""
         several = isinstance(self.network, GradientNetworks)
         found: Any = self.network.networks if several else [self.network]
         return list(found)
 
     def forward(self, crops: Tensor, levels: Tensor | None = None) -> tuple[Tensor, ...]:
-        """(N, S, S) float32 in 0 … 255 to (N, 7) and (N,) of each, those that there are."""
+        """(N, S, S) float32 in 0 … 255 to (N, 7) and (N,) of each network, for the heads it has."""
         given = self.network(crops.unsqueeze(1) / 255, levels)
         found: list[Tensor] = []
         for seven, binary in [given] if isinstance(self.network, Network) else given:
@@ -102,13 +102,13 @@ class ExportNetwork(nn.Module):
 
 
 def export(settings: ClassifyExport) -> ClassifyExportResult:
-    """Write a network in another format and compare what it says on random crops.
+    """Write a network in another format and compare its predictions on random crops.
 
     Raises:
-        ConfigError: ``out`` has another suffix than the format's, or a package is missing.
+        ConfigError: the suffix of ``out`` does not match the format, or a package is missing.
         WeightsError: the weights cannot be used.
         OutputExistsError: ``out`` exists.
-        SpinelineError: the exported network says something else than the original.
+        SpinelineError: the predictions of the exported network differ from the original's.
     """
     suffix = _SUFFIX[settings.format]
     if settings.out.suffix != suffix:
@@ -144,9 +144,9 @@ def export(settings: ClassifyExport) -> ClassifyExportResult:
 
 
 def largest_difference(network: Network, run: Session) -> float:
-    """The largest difference of probabilities between a network and its exported form.
+    """The largest difference in probability between a network and its exported form.
 
-    Batches of 1 and 5 random crops, so that a batch size frozen by tracing shows.
+    It uses batches of 1 and 5 random crops, so that a batch size frozen by tracing is noticed.
     """
     rng = np.random.default_rng(0)
     size = network.config.crop.size
@@ -166,7 +166,7 @@ def largest_difference(network: Network, run: Session) -> float:
 
 
 def _write(settings: ClassifyExport, network: Network, path: Path) -> Session:
-    """Write the file; what runs it."""
+    """Write the file and return the session that runs it."""
     if settings.format == "safetensors":
         save_weights(path, network_state(network), network.config, half=settings.half)
         state, config = read_weights(path)
@@ -177,7 +177,7 @@ def _write(settings: ClassifyExport, network: Network, path: Path) -> Session:
 
 
 def write_onnx(network: Network, path: Path) -> None:
-    """Write a network as ONNX, for any number of crops; nothing is compared.
+    """Write a network as ONNX, for any number of crops; the output is not compared.
 
     Raises:
         ConfigError: the onnx package is not installed.
@@ -190,8 +190,8 @@ def write_onnx(network: Network, path: Path) -> None:
 def classifier_graphs(weights: Path) -> list[bytes]:
     """The graphs of the classifiers in a weights file, see [spineline.datasets.networks.graphs][].
 
-    There is one for each group of [spineline.classify.exported.groups_alike][], with the outputs
-    of one member after the other.
+    There is one graph for each group of [spineline.classify.exported.groups_alike][]; its outputs
+    are those of its members in turn.
 
     Raises:
         ConfigError: the onnx package is not installed.
@@ -215,7 +215,7 @@ def classifier_graphs(weights: Path) -> list[bytes]:
 
 
 def _name_in_file(before: Sequence[str], name: str) -> str:
-    """From ``network.trunk.…``, or ``network.networks.N.trunk.…`` of several, to the file's."""
+    """The file's name of ``network.trunk.…``, or of ``network.networks.N.trunk.…`` if several."""
     name = name.removeprefix("network.")
     if len(before) == 1 or not name.startswith("networks."):
         return before[0] + name
@@ -237,7 +237,7 @@ def _onnx_of(module: ExportNetwork, description: str | None, *, fold: bool) -> b
 
 
 def write_torchscript(network: Network, path: Path) -> None:
-    """Write a network as TorchScript, for any number of crops; nothing is compared."""
+    """Write a network as TorchScript, for any number of crops; the output is not compared."""
     description = json.dumps(network_metadata(network.config))
     traced = ExportNetwork(network).eval()
     example = _example(network.config, levels=traced.level_input)

@@ -1,4 +1,4 @@
-"""An exported classifier, run by any runtime: numpy around it, no torch."""
+"""Exported classifiers, run by any runtime with numpy and without torch."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
     from spineline.classify.recipe import Head
 
 BATCH = 4
-"""Crops per forward pass: no slower than all at once, in a fraction of the memory."""
+"""Crops per forward pass: as fast as all at once, with a fraction of the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedClassifier:
-    """A network that grades crops.
+    """An exported network that grades crops.
 
     Attributes:
-        session: float32 (N, size, size) in 0 … 255, and with ``level_input`` the levels (N,), to
-            the probabilities ``seven`` (N, 7) and ``binary`` (N,), those that the head has.
+        session: takes float32 (N, size, size) in 0 … 255 and, with ``level_input``, the levels
+            (N,). It returns the probabilities ``seven`` (N, 7) and ``binary`` (N,), as far as the
+            head has them.
         head: ``seven``, ``binary`` or ``both``.
-        crop: how the crops it wants are cut.
-        level_input: the network takes the levels of the crops, too.
-        greys: of the images that it was trained on; None where that was not kept.
+        crop: how its crops are cut.
+        level_input: whether the network also takes the levels of the crops.
+        greys: grey range of the training images; None if it was not stored.
     """
 
     session: Session
@@ -47,14 +48,14 @@ class ExportedClassifier:
     def grade(
         self, crops: npt.NDArray[np.uint8], *, levels: npt.NDArray[np.int64] | None = None
     ) -> Grades:
-        """Grade crops, uint8 (N, size, size), without regard to kind.
+        """Grade crops without regard to kind.
 
         Args:
             crops: uint8 (N, size, size).
-            levels: (N,) place of each crop's level among the eleven, -1 where it is unknown.
+            levels: (N,) index of each crop's level among the eleven, -1 if unknown.
 
         Raises:
-            ValueError: crops of another shape or dtype, or another number of levels.
+            ValueError: crops with an unexpected shape or dtype, or a wrong number of levels.
         """
         outputs = _outputs(
             self.session, self.crop, self.shapes, crops, levels, with_levels=self.level_input
@@ -62,7 +63,7 @@ class ExportedClassifier:
         return self.grades_of(outputs)
 
     def grades_of(self, outputs: Sequence[Float32Array]) -> Grades:
-        """The grades of what the session gives."""
+        """The grades in the session's outputs."""
         return Grades(
             outputs[0] if self.head != "binary" else None,
             outputs[-1] if self.head != "seven" else None,
@@ -77,10 +78,10 @@ class ExportedClassifier:
         return [()] if self.head == "binary" else [seven, ()]
 
     def check(self, where: str) -> None:
-        """Run it once on two empty crops.
+        """Run the network once on two empty crops.
 
         Raises:
-            WeightsError: it does not run, or gives something else than the head says.
+            WeightsError: it does not run, or its outputs do not match the head.
         """
         crops = np.zeros((2, self.crop.size, self.crop.size), np.float32)
         inputs: list[npt.NDArray[np.float32]] = [crops]
@@ -100,11 +101,11 @@ class ExportedClassifier:
 
 @dataclass(frozen=True, slots=True)
 class ExportedGroup:
-    """Members of a combination that one network answers for: they measure the same crops alike.
+    """Members of a combination that share one network, because they compute the same features.
 
     Attributes:
-        session: as of `ExportedClassifier`, with the outputs of one member after the other.
-        members: alike in their crops.
+        session: as in `ExportedClassifier`, with the outputs of each member in turn.
+        members: with the same crops.
     """
 
     session: Session
@@ -113,10 +114,10 @@ class ExportedGroup:
     def grades(
         self, crops: npt.NDArray[np.uint8], *, levels: npt.NDArray[np.int64] | None = None
     ) -> list[Grades]:
-        """What each member says of crops; see `ExportedClassifier.grade`.
+        """The grades of each member; see `ExportedClassifier.grade`.
 
         Raises:
-            ValueError: crops of another shape or dtype, or another number of levels.
+            ValueError: crops with an unexpected shape or dtype, or a wrong number of levels.
         """
         shapes = [shape for member in self.members for shape in member.shapes]
         outputs = _outputs(
@@ -131,7 +132,7 @@ class ExportedGroup:
         return [member.grades_of([next(left) for _ in member.shapes]) for member in self.members]
 
     def __getitem__(self, number: int) -> ExportedClassifier:
-        """One member, which answers by itself."""
+        """One member as a classifier of its own."""
         member = self.members[number]
         first = sum(len(each.shapes) for each in self.members[:number])
         takes_levels = any(each.level_input for each in self.members)
@@ -146,9 +147,9 @@ class ExportedGroup:
 
 
 def groups_alike(descriptions: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:
-    """Which classifiers one network answers for, by what the weights file says of each.
+    """Group the classifiers that can share one network, by the metadata of their weights.
 
-    Those on the same histograms of gradient orientations are together; any other is alone.
+    Classifiers on the same histograms of gradient orientations form a group; any other is alone.
     """
     groups: dict[str, list[int]] = {}
     for number, said in enumerate(descriptions):
@@ -168,7 +169,7 @@ def _outputs(
     *,
     with_levels: bool,
 ) -> list[Float32Array]:
-    """What a session gives for crops, few at once; ``shapes`` are those of one crop's outputs."""
+    """The session's outputs for crops, in small batches; ``shapes`` are those for one crop."""
     if crops.dtype != np.uint8 or crops.shape[1:] != (spec.size, spec.size):
         msg = f"wanted (N, {spec.size}, {spec.size}) uint8 crops, found {crops.shape} {crops.dtype}"
         raise ValueError(msg)
@@ -186,7 +187,7 @@ def _outputs(
 
 
 def described_classifier(description: Mapping[str, Any], session: Session) -> ExportedClassifier:
-    """A classifier by what a weights file that was checked says of it."""
+    """A classifier from the checked metadata of a weights file."""
     crop, greys = description["crop"], description.get("greys")
     return ExportedClassifier(
         session,

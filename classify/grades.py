@@ -1,4 +1,4 @@
-"""What a classifier says of crops."""
+"""Grades of crops, as a classifier returns them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of a classifier on graded crops, and the one number that its best epoch is best at."""
+"""Metrics of a classifier on graded crops, and the score that selects the best epoch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def score(
     seven_given: IntArray | None = None,
     threshold: float = V5_THRESHOLD,
 ) -> dict[str, Any]:
-    """Every metric of a set of graded crops, as ``metrics.json`` holds them.
+    """All metrics of a set of graded crops, as stored in ``metrics.json``.
 
     Args:
         seven_true: (N,) codes.
@@ -40,14 +40,13 @@ def score(
         kinds: of each crop.
         seven: (N, 7) probabilities, or None without that head.
         binary: (N,) probability of v5, or None without that head.
-        seven_given: (N,) the codes answered, where they need not be the most probable ones.
-        threshold: from which probability on the answer is v5.
+        seven_given: (N,) predicted codes, if they need not be the most probable ones.
+        threshold: lowest probability at which v5 is called.
 
     Returns:
-        ``n``; with a seven-class head ``seven`` {accuracy, macro_f1, ece, confusion (rows:
-        truth)} and ``abnormal`` {auc_disc, auc_vertebra}; with a binary head ``binary`` {accuracy,
-        sensitivity, specificity, auc, ece}. What is not defined (no crop, or one class only) is
-        None.
+        ``n``; with a seven-class head ``seven`` {accuracy, macro_f1, ece, confusion (rows: truth)}
+        and ``abnormal`` {auc_disc, auc_vertebra}; with a binary head ``binary`` {accuracy,
+        sensitivity, specificity, auc, ece}. Undefined values (no crop, or one class only) are None.
     """
     count = len(seven_true)
     study, once = np.zeros(count, dtype=np.int64), np.ones((1, 1))
@@ -67,12 +66,13 @@ def score(
 
 
 def selection_score(metrics: dict[str, Any], by: str) -> float | None:
-    """The one number that the best epoch is best at.
+    """The score that selects the best epoch.
 
-    ``auc``: with a seven-class head the mean AUC of normal against abnormal over disc and vertebra,
-    else the AUC of v5. ``macro_f1``: of the seven classes, else the mean of v5's sensitivity and
-    specificity. ``accuracy``: of the seven classes, else of v5. Where that is not defined on val,
-    accuracy takes its place.
+    - ``auc``: with a seven-class head, the mean over disc and vertebra of the AUC of normal against
+      abnormal; else the AUC of v5.
+    - ``macro_f1``: of the seven classes; else the mean of sensitivity and specificity of v5.
+    - ``accuracy``: of the seven classes; else of v5. It replaces a score that is not defined on
+      val.
     """
     seven, binary = metrics.get("seven"), metrics.get("binary")
     if seven is not None:
@@ -88,6 +88,6 @@ def selection_score(metrics: dict[str, Any], by: str) -> float | None:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of what is defined."""
+    """Mean of the defined values."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

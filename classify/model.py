@@ -1,4 +1,4 @@
-"""The classifier: a trunk, hidden layers with one or two heads; its weights files; grading."""
+"""The classifier: trunk, hidden layers, heads, weights files and grading."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from spineline.datasets.metrics.kind_masks import allowed_codes
 from spineline.datasets.networks.tensors import pack_described, read_described
 
 MIN_TEMPERATURE = 0.05
-"""The least temperature of a head; the greatest is its inverse."""
+"""Lowest temperature of a head; the highest is its inverse."""
 
 Outputs = tuple[Tensor | None, Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """What is needed to build a network and to feed it.
+    """Everything needed to build a network and to prepare its input.
 
     Attributes:
         model: timm architecture, or ``gradients`` (see [spineline.classify.trunks.gradients][]).
@@ -56,17 +56,19 @@ class NetworkConfig:
         dropout: after the hidden layer.
         channels: of the input; a grey crop is repeated.
         crop: how crops are cut.
-        mean, std: of the input in 0 … 1; subtracted and divided by.
-        components: features that ``gradients`` gives, or the kept blocks; 0 for another trunk.
-        members: hidden layers with heads side by side on one trunk; their logits are averaged.
+        mean, std: normalisation of the input in 0 … 1.
+        components: number of features of ``gradients`` or of the kept blocks; 0 for other trunks.
+        members: number of hidden layers with heads in parallel on one trunk; their logits are
+            averaged.
         feature_dropout: dropout of the trunk's features, drawn for each member.
-        temperature_seven, temperature_binary: logits of the heads are divided by it, so that
-            probabilities say how often they are right; the order of the classes stays.
-        greys: of the images that it was trained on; None where that was not kept.
-        level_input: the level of a crop joins the trunk's features, one number for each of them.
-        keep_blocks: of a network of numbered blocks, those that the trunk has; 0 for the whole.
-        pool: places along each side that the last block kept is averaged to.
-        origin: of the weights that the trunk started from; None where they were drawn.
+        temperature_seven, temperature_binary: divide the logits of the heads, so that probabilities
+            are calibrated; the order of the classes is unchanged.
+        greys: grey range of the training images; None if it was not stored.
+        level_input: whether the level of a crop is added to the trunk's features, as one number per
+            level.
+        keep_blocks: number of blocks to keep of a network with numbered blocks; 0 for all.
+        pool: cells along each side to which the last kept block is averaged.
+        origin: of the trunk's initial weights; None if they were random.
     """
 
     model: str
@@ -99,7 +101,7 @@ class NetworkConfig:
 
 
 def _hidden(config: NetworkConfig, features: int) -> nn.Sequential:
-    """The hidden layer over the features, if any, and its dropout."""
+    """The hidden layer, if any, and its dropout."""
     layer = [nn.Linear(features, config.hidden), nn.ReLU()] if config.hidden else []
     return nn.Sequential(*layer, nn.Dropout(config.dropout))
 
@@ -112,7 +114,7 @@ def _heads(config: NetworkConfig, features: int) -> nn.ModuleDict:
 
 
 class ClassifierMember(nn.Module):
-    """A hidden layer and heads beside the network's own."""
+    """One more hidden layer with heads beside the network's own."""
 
     def __init__(self, config: NetworkConfig, features: int) -> None:
         super().__init__()
@@ -121,7 +123,7 @@ class ClassifierMember(nn.Module):
 
 
 def _tempered(logits: Sequence[Tensor | None], temperature: float) -> Tensor | None:
-    """The members' mean logits over the temperature; None where there is no such head."""
+    """Mean logits of the members divided by the temperature; None without that head."""
     found = [each for each in logits if each is not None]
     if not found:
         return None
@@ -132,10 +134,10 @@ def _tempered(logits: Sequence[Tensor | None], temperature: float) -> Tensor | N
 class Network(nn.Module):
     """Trunk → hidden layer → heads. Input (N, 1, S, S) in 0 … 1, output logits per head.
 
-    With ``level_input`` a second input says the level of each crop: its place among the eleven,
-    -1 where it is unknown. Without that input no level is known.
+    With ``level_input``, a second input holds the index of each crop's level among the eleven, -1
+    if unknown. Without that input, all levels are unknown.
 
-    With several members the trunk's features go through a hidden layer and heads for each of them.
+    With several members, each has its own hidden layer and heads on the trunk's features.
     """
 
     mean: Tensor
@@ -158,11 +160,11 @@ class Network(nn.Module):
         self.register_buffer("levels", torch.arange(len(LEVELS)).float(), persistent=False)
 
     def forward(self, images: Tensor, levels: Tensor | None = None) -> Outputs:
-        """Logits (N, 7) and (N, 2), the members' mean over the temperature; None where no head."""
+        """Mean logits (N, 7) and (N, 2), divided by the temperature; None without the head."""
         return self.outputs_of_features(self.features(images), levels)
 
     def outputs_of_features(self, features: Tensor, levels: Tensor | None = None) -> Outputs:
-        """What [forward][] gives, of features (N, F) of the trunk."""
+        """The output of [forward][] for features (N, F) of the trunk."""
         members = self.logits_of_features(features, levels)
         return (
             _tempered([seven for seven, _ in members], self.config.temperature_seven),
@@ -170,22 +172,22 @@ class Network(nn.Module):
         )
 
     def member_logits(self, images: Tensor, levels: Tensor | None = None) -> list[Outputs]:
-        """Logits of each member, each as [forward][] gives them."""
+        """Logits of each member, in the form of [forward][]."""
         return self.logits_of_features(self.features(images), levels)
 
     def features(self, images: Tensor) -> Tensor:
-        """(N, F): what the trunk gives for images (N, 1, S, S) in 0 … 1."""
+        """(N, F): the trunk's features of images (N, 1, S, S) in 0 … 1."""
         features: Tensor = self.trunk(self.normalised(images))
         return features
 
     def normalised(self, images: Tensor) -> Tensor:
-        """(N, C, S, S) that the trunk wants, of images (N, 1, S, S) in 0 … 1."""
+        """(N, C, S, S) normalised input of the trunk, from images (N, 1, S, S) in 0 … 1."""
         images = (images - self.mean) / self.std
         channels = self.config.channels
         return images.expand(-1, channels, -1, -1) if channels > 1 else images
 
     def with_levels(self, features: Tensor, levels: Tensor | None) -> Tensor:
-        """Features (N, F) of the trunk, and the levels (N,) as N rows of a one among zeros."""
+        """Features (N, F) of the trunk with the levels (N,) appended as one-hot rows."""
         if not self.config.level_input:
             return features
         if levels is None:
@@ -204,10 +206,10 @@ class Network(nn.Module):
 
 
 class GradientNetworks(nn.Module):
-    """Networks on the same histograms of gradient orientations, which are measured once.
+    """Networks on the same histograms of gradient orientations, which are computed once.
 
     Args:
-        networks: alike in crop, normalisation and trunk; see [same_measures][].
+        networks: with equal crop, normalisation and trunk; see [same_measures][].
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
@@ -216,11 +218,11 @@ class GradientNetworks(nn.Module):
 
     @property
     def configs(self) -> list[NetworkConfig]:
-        """Of each network."""
+        """The configuration of each network."""
         return [network.config for network in self._members()]
 
     def forward(self, images: Tensor, levels: Tensor | None = None) -> tuple[Outputs, ...]:
-        """What each network gives for images (N, 1, S, S) in 0 … 1, see [Network.forward][]."""
+        """The output of each network for images (N, 1, S, S) in 0 … 1, see [Network.forward][]."""
         members = self._members()
         measures = _histograms(members[0]).measure(members[0].normalised(images).float())
         return tuple(
@@ -237,7 +239,7 @@ def _histograms(network: Network) -> GradientTrunk:
 
 
 def same_measures(one: NetworkConfig, other: NetworkConfig) -> bool:
-    """Whether the histograms of gradient orientations of two networks are one and the same."""
+    """Whether two networks use identical histograms of gradient orientations."""
     return one.model == GRADIENTS and all(
         getattr(one, name) == getattr(other, name) for name in ("model", "crop", "mean", "std")
     )
@@ -250,17 +252,17 @@ def build_network(
     pretrained: bool = False,
     trunk_state: Mapping[str, Tensor] | None = None,
 ) -> Network:
-    """A network with fresh weights, drawn by the seed; the global generators are left as they were.
+    """Build a network with fresh weights, without changing the global random generators.
 
     Args:
         config: what to build.
         seed: of the initial weights.
-        pretrained: fetch timm's weights of the trunk from the network.
+        pretrained: download timm's weights of the trunk.
         trunk_state: weights of the whole timm model, for three channels or those of ``config``.
 
     Raises:
-        ConfigError: timm has no such model, or it does not take crops of this size.
-        SpinelineError: pretrained weights cannot be fetched.
+        ConfigError: timm has no such model, or it does not accept crops of this size.
+        SpinelineError: pretrained weights cannot be downloaded.
         WeightsError: ``trunk_state`` does not fit the model.
     """
     check_model_name(config.model)
@@ -278,7 +280,7 @@ def check_model_name(name: str) -> None:
     """
     if name == GRADIENTS:
         return
-    import timm  # seconds: only for names that need it
+    import timm  # slow to import: only for names that need it
 
     if not timm.is_model(name) or ":" in name:
         known = [*timm.list_models(), GRADIENTS]
@@ -313,7 +315,7 @@ def _build_trunk(
 
 
 def _whole_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, int]:
-    """A timm model and its features; one of a single input size is built for the crops'."""
+    """A timm model and its number of features; a fixed input size is set to that of crops."""
     problems: list[Exception] = []
     crops = torch.zeros((1, config.channels, config.crop.size, config.crop.size))
     for more in ({}, {"img_size": config.crop.size}):
@@ -359,7 +361,7 @@ def _create(config: NetworkConfig, more: dict[str, int], *, pretrained: bool = F
 def _fetch(config: NetworkConfig, more: dict[str, int]) -> nn.Module:
     try:
         return _create(config, more, pretrained=True)
-    except Exception as error:  # the network and its client have errors of many kinds
+    except Exception as error:  # the download can raise errors of many kinds
         msg = (
             f"model={config.model}: pretrained weights cannot be fetched ({error}); "
             "leave download=true out, or give weights=FILE"
@@ -368,8 +370,9 @@ def _fetch(config: NetworkConfig, more: dict[str, int]) -> nn.Module:
 
 
 def network_metadata(config: NetworkConfig) -> dict[str, Any]:
-    """What a weights file says of itself, as plain values; what only some networks have is left
-    out for the others.
+    """The metadata of a weights file, as plain values.
+
+    Keys that only some networks need are left out for the others.
     """
     more = {
         "components": (config.components, 0),
@@ -405,10 +408,10 @@ def network_metadata(config: NetworkConfig) -> dict[str, Any]:
 
 
 def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
-    """The configuration behind [network_metadata][]; ``where`` is named in messages.
+    """The inverse of [network_metadata][]; ``where`` is named in messages.
 
     Raises:
-        WeightsError: not a classifier's metadata, or classes in another order than ours.
+        WeightsError: not a classifier's metadata, or classes in an unexpected order.
     """
     if not isinstance(metadata, dict) or metadata.get("task") != "classify":
         task = metadata.get("task") if isinstance(metadata, dict) else None
@@ -476,7 +479,7 @@ def _check_config(config: NetworkConfig) -> None:
 
 
 def network_state(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of its tensors on the CPU, in row-major order."""
+    """A copy of the network's tensors on the CPU, in row-major order."""
     return {
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in network.state_dict().items()
@@ -486,7 +489,7 @@ def network_state(network: nn.Module) -> dict[str, Tensor]:
 def save_weights(
     path: Path, state: Mapping[str, Tensor], config: NetworkConfig, *, half: bool = False
 ) -> None:
-    """Write a weights file, whole or not at all.
+    """Write a weights file atomically.
 
     Args:
         path: ``.safetensors`` file.
@@ -518,7 +521,7 @@ def weights_bytes(
 def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor], NetworkConfig]:
     """Tensors (floats as float32) and configuration of a weights file.
 
-    A ``.pt`` file is a run's ``checkpoint.pt``. Even trusted it is read without running code.
+    A ``.pt`` file is a run's ``checkpoint.pt``. Even if trusted, it is read without running code.
 
     Raises:
         WeightsError: missing, damaged, not a classifier's, or a pickle without ``trust``.
@@ -544,8 +547,10 @@ def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor],
 
 
 def _by_our_names(metadata: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
-    """A head's rows belong to its classes by name: those of the same classes in another order are
-    brought into ours. Anything else is left as it is, for [config_from_metadata][] to refuse.
+    """Bring a head's rows into our class order, if the file has the same classes in another order.
+
+    Rows belong to their classes by name. Everything else is left unchanged, so that
+    [config_from_metadata][] can refuse it.
     """
     names = metadata.get("names") if isinstance(metadata, dict) else None
     if not isinstance(names, list):
@@ -580,10 +585,10 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def load_network(state: dict[str, Tensor], config: NetworkConfig, where: str) -> Network:
-    """A network with given weights.
+    """A network with the given weights.
 
     Raises:
-        WeightsError: the weights do not fit the configuration, or are not finite numbers.
+        WeightsError: the weights do not fit the configuration, or are not finite.
     """
     _check_hidden(state, config, where)
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
@@ -600,7 +605,7 @@ def load_network(state: dict[str, Tensor], config: NetworkConfig, where: str) ->
 
 
 def _check_hidden(state: Mapping[str, Tensor], config: NetworkConfig, where: str) -> None:
-    """Refuse hidden layers that the file does not have, before memory is taken for them."""
+    """Refuse hidden layers that the file does not have, before their memory is allocated."""
     for number in range(config.members if config.hidden else 0):
         name = f"others.{number - 1}.hidden.0.weight" if number else "hidden.0.weight"
         shape = tuple(state[name].shape) if name in state else ()
@@ -662,8 +667,9 @@ class Classifier:
             batch: crops per forward pass.
 
         Raises:
-            ValueError: crops of another shape or dtype, or another number of kinds or levels.
-            WeightsError: the network's answer is not a number.
+            ValueError: crops with an unexpected shape or dtype, or a wrong number of kinds or
+                levels.
+            WeightsError: the network's output is not a number.
         """
         crops = _checked_crops(crops, self.crop, levels)
         if kinds is not None and len(kinds) != len(crops):
@@ -686,7 +692,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class GradientClassifiers:
-    """Classifiers on the same histograms: one measuring answers for all of them.
+    """Classifiers on the same histograms, which are computed once for all of them.
 
     Attributes:
         network: in evaluation mode, on ``device``.
@@ -703,7 +709,7 @@ class GradientClassifiers:
         levels: npt.NDArray[np.int64] | None = None,
         batch: int = 256,
     ) -> list[Grades]:
-        """What each classifier says of crops, without regard to kind; see [Classifier.grade][]."""
+        """The grades of each classifier, without regard to kind; see [Classifier.grade][]."""
         configs = self.network.configs
         crops = _checked_crops(crops, configs[0].crop, levels)
         heads = [config.head for config in configs]
@@ -762,7 +768,7 @@ def _finite_grades(logits: Outputs, kinds: Sequence[Kind | None] | None) -> Grad
 
 
 def grades_of(logits: Outputs, kinds: Sequence[Kind | None] | None) -> Grades:
-    """Probabilities of logits (N, 7) and (N, 2), given the kinds where they are known."""
+    """Probabilities from logits (N, 7) and (N, 2), given the kinds where they are known."""
     seven, binary = logits
     allowed = None if seven is None else allowed_classes(kinds, len(seven))
     return Grades(
@@ -772,7 +778,7 @@ def grades_of(logits: Outputs, kinds: Sequence[Kind | None] | None) -> Grades:
 
 
 def allowed_classes(kinds: Sequence[Kind | None] | None, count: int) -> Tensor:
-    """(count, 7) bool: the classes that each crop's kind allows; all where it is unknown."""
+    """(count, 7) bool: the classes that each crop's kind allows; all if the kind is unknown."""
     return torch.from_numpy(allowed_codes([None] * count if kinds is None else kinds))
 
 
@@ -782,7 +788,7 @@ def seven_probabilities(logits: Tensor, allowed: Tensor) -> Tensor:
 
 
 def binary_probability(logits: Tensor, kinds: Sequence[Kind | None] | None) -> Tensor:
-    """(N,) probability of v5; zero for a crop that is known to be a vertebra."""
+    """(N,) probability of v5; zero for a known vertebra."""
     probability = logits.softmax(dim=1)[:, 1]
     if kinds is None:
         return probability
@@ -797,12 +803,12 @@ def save_combined(
     *,
     half: bool = False,
 ) -> None:
-    """Write a weights file of several classifiers and how they answer as one, whole or not at all.
+    """Write a weights file of several classifiers and their combination, atomically.
 
     Args:
         path: ``.safetensors`` file.
         members: state and configuration of each.
-        combination: how they answer as one.
+        combination: how they are combined.
         half: store 16-bit floats.
 
     Raises:
@@ -830,9 +836,9 @@ def save_combined(
 def read_members(
     path: Path, *, trust: bool = False
 ) -> tuple[list[tuple[dict[str, Tensor], NetworkConfig]], Combination | None]:
-    """Tensors and configuration of each classifier of a weights file, and how they answer as one.
+    """Tensors and configuration of each classifier of a weights file, and their combination.
 
-    A file of a single classifier gives that one and no combination.
+    For a file of a single classifier, the combination is None.
 
     Raises:
         WeightsError: missing, damaged, not a classifier's, or a pickle without ``trust``.
@@ -907,7 +913,7 @@ def load_classifier(
 def _groups(
     members: Sequence[Classifier],
 ) -> tuple[tuple[tuple[int, ...], GradientClassifiers], ...]:
-    """Members by their numbers whose histograms are the same, and what measures them once."""
+    """Numbers of the members with identical histograms, and the object that computes them once."""
     left, found = list(range(len(members))), []
     while left:
         first = members[left[0]].network.config

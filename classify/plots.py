@@ -1,4 +1,4 @@
-"""Pictures of a run: curves and confusion matrices. The same numbers give the same bytes."""
+"""Plots of a run: curves and confusion matrices. The same numbers give the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write the course of losses, metrics and learning rate over the epochs."""
+    """Plot losses, metrics and learning rate over the epochs."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(10, 7)
@@ -39,6 +39,6 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 def plot_confusion(
     confusion: Sequence[Sequence[int]], names: Sequence[str], title: str, path: Path
 ) -> None:
-    """Write a confusion table, rows truth, columns prediction, shaded by the row's share."""
+    """Plot a confusion matrix (rows: truth, columns: prediction), shaded by row."""
     picture = confusion_png(confusion, names, row="true", column="predicted", title=title)
     write_bytes(path, picture)

@@ -1,4 +1,4 @@
-"""``spineline classify predict``: grades of crops that are there as image files."""
+"""``spineline classify predict``: grades of crops stored as image files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LEVEL_AT_END = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ClassifyPredictResult:
-    """What ``classify predict`` made.
+    """The output of ``classify predict``.
 
     Attributes:
         out: the folder written.
@@ -56,12 +56,12 @@ class ClassifyPredictResult:
 def predict(settings: ClassifyPredict) -> ClassifyPredictResult:
     """Grade crops; files of another size than the network's are resized.
 
-    Of several classifiers the files show what the one with the widest margin wants, and the others
-    are given the middle of it.
+    With several classifiers, the files must show the crop of the one with the widest margin. The
+    others get the central part of it.
 
     Raises:
-        AnnotationError: no crop there, or none that can be read.
-        ConfigError: classifiers whose crops are turned differently.
+        AnnotationError: there is no crop, or none that can be read.
+        ConfigError: the classifiers' crops are rotated differently.
         WeightsError: the weights cannot be used.
         OutputExistsError: ``out`` exists.
     """
@@ -92,10 +92,10 @@ def predict(settings: ClassifyPredict) -> ClassifyPredictResult:
 
 
 def find_crops(source: Path) -> list[Path]:
-    """The image files of a folder at any depth, sorted; or the one file.
+    """The image files of a folder at any depth, sorted; or the single file.
 
     Raises:
-        AnnotationError: nothing there.
+        AnnotationError: there is none.
     """
     if source.is_file():
         return [source]
@@ -108,7 +108,7 @@ def find_crops(source: Path) -> list[Path]:
 
 
 def level_of_name(name: str) -> str | None:
-    """The level that a crop's file name ends in, as ``data crops`` names them.
+    """The level at the end of a crop's file name, as ``data crops`` names files.
 
     >>> level_of_name("017-000_L4-L5.png"), level_of_name("017-000_L4_up-noise2.png")
     ('L4-L5', 'L4')
@@ -134,7 +134,7 @@ def _read_all(source: Path, files: Sequence[Path]) -> tuple[list[str], list[Pixe
 
 
 def _shown_shares(specs: Sequence[CropSpec]) -> list[float]:
-    """The share of a file's side that each classifier sees, about its middle."""
+    """The central fraction of a file's side that each classifier sees."""
     aligns = sorted({spec.align for spec in specs})
     if len(aligns) > 1:
         msg = (
@@ -191,7 +191,7 @@ def _grade(
 
 
 def _entry(grades: Grades, n: int) -> dict[str, Any]:
-    """The grades of one crop, shaped as in the pipeline's ``result.json``."""
+    """The grades of one crop, in the form of the pipeline's ``result.json``."""
     entry: dict[str, Any] = {}
     seven_given, binary_given = grades.seven_given, grades.binary_given
     if grades.seven is not None and seven_given is not None:
@@ -211,7 +211,7 @@ def _entry(grades: Grades, n: int) -> dict[str, Any]:
 
 
 def graded_crops_csv(entries: Sequence[dict[str, Any]]) -> str:
-    """The text of ``predictions.csv``; empty where there is no such head or level."""
+    """The text of ``predictions.csv``; cells without that head or level are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "level", "kind", "seven", *SEVEN_NAMES, "binary", "v5"])

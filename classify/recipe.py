@@ -1,7 +1,7 @@
-"""Recipes: every number that decides how a classifier is trained.
+"""Recipes: all numbers that determine how a classifier is trained.
 
-A recipe is a YAML file. Those of `RECIPES` come with the package; a file of one's own may hold some
-of the keys, the others are the report's.
+A recipe is a YAML file. Those of `RECIPES` come with the package. Your own file may hold some of
+the keys; the others are the report's.
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ class Recipe(Settings):
 def recipe_key(name: str, group: str) -> Any:
     """A settings field that overrides the recipe's key of that name.
 
-    Choices default to ``recipe`` (``none`` may be one of them), everything else to none; help shows
-    the report's value.
+    Choices default to ``recipe``, because ``none`` may be one of them; all other keys default to
+    None. The help shows the report's value.
     """
     metadata = next(spec.metadata for spec in fields(Recipe) if spec.name == name)
     choices = metadata["choices"]
@@ -213,7 +213,7 @@ def recipe_path(name: str) -> Path:
 
 
 def load_recipe(name: str = "report", overrides: Mapping[str, object] | None = None) -> Recipe:
-    """A recipe by name or from a file, with some keys replaced.
+    """Load a recipe by name or from a file, with some keys replaced.
 
     Raises:
         ConfigError: an unknown recipe, key or value.
@@ -226,7 +226,7 @@ def load_recipe(name: str = "report", overrides: Mapping[str, object] | None = N
 
 
 def overrides_of(settings: Settings) -> dict[str, object]:
-    """The recipe keys that a command's settings give themselves."""
+    """The recipe keys that a command's settings set explicitly."""
     names = {spec.name for spec in fields(Recipe)}
     given = {s.name: getattr(settings, s.name) for s in fields(settings) if s.name in names}
     return {name: v for name, v in given.items() if v is not None and v != "recipe"}

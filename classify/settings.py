@@ -15,7 +15,7 @@ _TRUST = "allow a .pt file, a pickle that can run code"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyTrain(Settings):
-    """Keys of ``classify train``; those of the recipe beat ``hyp``."""
+    """Keys of ``classify train``; recipe keys given here override ``hyp``."""
 
     data: Path | None = key(
         "converted dataset (folder or data.yaml), or a folder written by data crops",

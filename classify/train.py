@@ -1,7 +1,7 @@
-"""``spineline classify train``: crops in memory, augmentation on whole batches, resumable.
+"""``spineline classify train``: crops in memory, augmentation of whole batches, resumable.
 
-All randomness of an epoch follows from the seed and the epoch's number, so that a run resumed after
-its last whole epoch gives the numbers of an unbroken one (on the CPU, with as many threads).
+The seed and the number of an epoch determine all of its randomness. So a run resumed after a
+complete epoch gives the numbers of an unbroken one (on the CPU, with as many threads).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ from spineline.datasets.networks.training import (
 from spineline.weights import resolve
 
 _MAY_CHANGE = ("resume", "data", "out", "device", "threads", "plots", "trust", "overwrite")
-"""Keys that a resumed run may be given otherwise than the run it continues."""
+"""Keys that may differ in a resumed run."""
 
 _CHECKPOINT = "checkpoint.pt"
 """The checkpoint in a run folder."""
@@ -85,12 +85,12 @@ _FILES = (
     _CHECKPOINT, "weights/last.safetensors", "weights/best.safetensors", "results.csv",
     "curves.png", "confusion.png", "metrics.json", "recipe.json", "run.yaml",
 )  # fmt: skip
-"""What a run leaves in its folder."""
+"""The files that a run writes into its folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifierPlan:
-    """A training that is ready to begin."""
+    """A training that is ready to start."""
 
     data: TrainingData
     config: NetworkConfig
@@ -109,10 +109,10 @@ def train(settings: ClassifyTrain) -> TrainingResult:
 
     Raises:
         ConfigError: a key, recipe, model or device that is not allowed, or a resumed run that
-            began otherwise.
-        AnnotationError: the data cannot be read, or has nothing to train on.
-        OutputExistsError: ``out`` holds something, and neither ``overwrite`` nor ``resume`` is set.
-        SpinelineError: the loss is not a number any more.
+            started with other settings.
+        AnnotationError: the data cannot be read, or has no training crop.
+        OutputExistsError: ``out`` is not empty, and neither ``overwrite`` nor ``resume`` is set.
+        SpinelineError: the loss is no longer a number.
     """
     out, resuming = settings.out, settings.resume
     if resuming:
@@ -156,7 +156,7 @@ def train(settings: ClassifyTrain) -> TrainingResult:
 
 
 def _check_fit(recipe: Recipe) -> None:
-    """Refuse keys that heads fitted at once cannot honour."""
+    """Refuse keys that have no meaning for heads fitted in one step."""
     for name, wanted in (("hidden", 0), ("members", 1), ("epochs", 1)):
         value = getattr(recipe, name)
         if recipe.fit == "logistic" and value != wanted:
@@ -172,10 +172,10 @@ def _begun_config(out: Path) -> NetworkConfig:
 
 
 def _pretrained_trunk(settings: ClassifyTrain, recipe: Recipe) -> PretrainedTrunk | None:
-    """Weights of a timm model to start from, where they are asked for.
+    """Weights of a timm model to start from, if requested.
 
     Raises:
-        ConfigError: there are none for the model, or keys that contradict each other.
+        ConfigError: there are none for the model, or keys contradict each other.
         WeightsError: a file that cannot be read.
     """
     weights = settings.weights
@@ -193,11 +193,11 @@ def _pretrained_trunk(settings: ClassifyTrain, recipe: Recipe) -> PretrainedTrun
 
 
 OwnWeights = tuple[dict[str, Tensor], NetworkConfig]
-"""Tensors of a weights file of ours, and its network."""
+"""Tensors of a classifier's weights file, and its network."""
 
 
 def _own_weights(settings: ClassifyTrain) -> OwnWeights | None:
-    """Weights of ours to start from, where they are asked for.
+    """Weights of an earlier classifier to start from, if requested.
 
     Raises:
         WeightsError: they cannot be used.
@@ -211,7 +211,7 @@ def _own_weights(settings: ClassifyTrain) -> OwnWeights | None:
 def _network_config(
     data: TrainingData, start: PretrainedTrunk | None, own: OwnWeights | None
 ) -> NetworkConfig:
-    """The network that the recipe describes; pretrained trunks keep the input that they want."""
+    """The network that the recipe describes; pretrained trunks keep their own input settings."""
     recipe = data.recipe
     head: Head = "both"
     if recipe.head in ("seven", "binary"):
@@ -246,9 +246,9 @@ def _network_config(
 
 
 def mean_and_std(table: CropTable) -> tuple[float, float]:
-    """Mean and standard deviation of all pixels of the windows, in 0 … 1; the latter not zero."""
+    """Mean and nonzero standard deviation of all pixels of the windows, in 0 … 1."""
     counts = np.zeros(256, dtype=np.int64)
-    for window in table.windows():  # one by one: the whole in float would be large
+    for window in table.windows():  # one by one: all of them as floats would be large
         counts += np.bincount(window.ravel(), minlength=256)
     greys = np.arange(256) / 255
     mean = float((counts * greys).sum() / counts.sum())
@@ -262,7 +262,7 @@ def _start_network(
     start: PretrainedTrunk | None,
     own: OwnWeights | None,
 ) -> Network:
-    """A network as training begins with it: pretrained, from weights of ours, or drawn."""
+    """The initial network: pretrained, from an earlier classifier's weights, or random."""
     if start is not None:
         LOG.info("the trunk starts from %s (%s)", start.origin.source, start.origin.licence)
         pretrained = start.state is None
@@ -276,9 +276,9 @@ def _start_network(
 
 
 def fit_trunk(network: Network, train: CropTable, *, whiten: bool = True) -> None:
-    """Let a fixed trunk take the principal components of the training crops, in place.
+    """Fit a fixed trunk's principal components to the training crops, in place.
 
-    Any other trunk is left as it is.
+    Any other trunk is left unchanged.
 
     Raises:
         ConfigError: fewer crops than components.
@@ -298,7 +298,7 @@ def fit_trunk(network: Network, train: CropTable, *, whiten: bool = True) -> Non
 def start_from(
     network: Network, state: dict[str, Tensor], config: NetworkConfig, *, where: str
 ) -> None:
-    """Copy weights into a network in place: the trunk, and what fits of hidden layer and heads.
+    """Copy weights into a network in place: the trunk, and hidden layer and heads if they fit.
 
     Raises:
         WeightsError: the trunk is of another model or has another number of channels.
@@ -348,10 +348,10 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def learning_rate(recipe: Recipe, progress_epochs: float) -> float:
-    """The learning rate after so many epochs (a fraction within one).
+    """The learning rate after a number of epochs, which may be a fraction.
 
     ``step`` falls between epochs like ``torch.optim.lr_scheduler.StepLR``; ``cosine`` falls to zero
-    along half a cosine; the warm-up scales either, linearly from zero.
+    along half a cosine. The warm-up scales both, linearly from zero.
     """
     rate = recipe.lr
     if recipe.scheduler == "step":
@@ -364,7 +364,7 @@ def learning_rate(recipe: Recipe, progress_epochs: float) -> float:
 
 
 def make_optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the parameters that are trained."""
+    """The recipe's optimizer for the trainable parameters."""
     trained = [p for p in network.parameters() if p.requires_grad]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
@@ -385,7 +385,7 @@ def epoch_order(table: CropTable, recipe: Recipe, generator: torch.Generator) ->
 
 
 def batches(order: Tensor, size: int) -> list[Tensor]:
-    """An order cut into batches; a last one of a single crop joins the one before (batch norm)."""
+    """Split an order into batches; a single last crop joins the batch before (batch norm)."""
     parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -469,7 +469,8 @@ def class_weights(codes: np.ndarray[Any, Any], classes: int, mode: str) -> Tenso
 class Batches:
     """The tensors of a table: pixels (N, P, P) uint8, codes and levels (N,), ``disc`` (N,) bool.
 
-    ``features`` (copies, N, F) are those of augmented copies; None where they are made afresh.
+    ``features`` (copies, N, F) are those of augmented copies; None if they are computed in every
+    epoch.
     """
 
     pixels: Tensor
@@ -495,10 +496,10 @@ class ClassifierTrainer(Trainer):
     """Trains a classifier on crops in memory.
 
     Args:
-        plan: what it trains on.
-        network: with the weights to start from.
+        plan: the data and settings.
+        network: with its initial weights.
         out: the run folder.
-        plots: draw curves and the confusion table at the end.
+        plots: draw curves and the confusion matrix at the end.
     """
 
     best_files: ClassVar = {"score": ("best",)}
@@ -523,12 +524,12 @@ class ClassifierTrainer(Trainer):
         self.tensors = Batches.of(plan.data.train)
 
     def on_train_start(self) -> None:
-        """Compute the features that are kept of augmented copies, where the recipe has some."""
+        """Compute the stored features of augmented copies, if the recipe has copies."""
         features = kept_features(self.plan, self.network, self.tensors.pixels)
         self.tensors = replace(self.tensors, features=features)
 
     def train_epoch(self) -> dict[str, float]:
-        """One pass; the global generators (dropout) are seeded by seed and epoch."""
+        """One pass over the crops; seed and epoch determine the global generators (dropout)."""
         plan, epoch = self.plan, self.done
         if plan.recipe.fit == "logistic":
             return fit_heads(plan, self.network, self.tensors)
@@ -555,7 +556,7 @@ class ClassifierTrainer(Trainer):
         return {"loss": total / seen, "accuracy": hits / seen}
 
     def _step(self, chosen: Tensor, rate: float, generator: torch.Generator) -> tuple[float, int]:
-        """One step; returns the loss and how many crops were right."""
+        """One optimizer step; returns the loss and the number of correct crops."""
         plan, tensors = self.plan, self.tensors
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -590,7 +591,7 @@ class ClassifierTrainer(Trainer):
         return result_row(rate, trained, found, self.scores(found)["score"])
 
     def on_epoch_end(self, row: ResultRow) -> None:
-        """Take note of the row, for the curves."""
+        """Store the row for the curves."""
         self.history.append(row)
 
     def summary(self, row: ResultRow) -> str:
@@ -600,7 +601,7 @@ class ClassifierTrainer(Trainer):
         return "  ".join(f"{name} {row[name]:.4f}" for name in names if row[name] is not None)
 
     def description(self) -> dict[str, Any]:
-        """The network's metadata, the rows so far, and what a resumed run must agree with."""
+        """The network's metadata, the rows so far, and what a resumed run must share."""
         return {
             "metadata": json.dumps(network_metadata(self.plan.config)),
             "history": list(self.history),
@@ -608,10 +609,10 @@ class ClassifierTrainer(Trainer):
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """See [Trainer][spineline.datasets.networks.training].
+        """Continue from a checkpoint, see [Trainer][spineline.datasets.networks.training].
 
         Raises:
-            ConfigError: the data are not those that the run began with.
+            ConfigError: the data differ from those of the checkpoint.
         """
         if json.loads(content["identity"])["data"] != self.plan.data.fingerprint():
             raise ConfigError("resume=true: data= holds other crops than the run began with")
@@ -627,7 +628,7 @@ class ClassifierTrainer(Trainer):
         return weights_bytes(weights, self.plan.config)
 
     def on_train_end(self) -> None:
-        """Metrics of the best epoch, and pictures."""
+        """Write the metrics of the best epoch, and the plots."""
         if self.plan.data.val is not None:
             best = self.weights_file("best")
             network = load_network(*read_weights(best), where=str(best)).to(self.plan.device)
@@ -646,17 +647,17 @@ class ClassifierTrainer(Trainer):
             plot_confusion(confusion, SEVEN_NAMES, title, self.out / "confusion.png")
 
     def result(self) -> TrainingResult:
-        """What the run has left so far, with its rows and metrics."""
+        """The output of the run so far, with its rows and metrics."""
         return replace(super().result(), history=tuple(self.history), metrics=self.metrics)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
-    """A seed per epoch, far from those of neighbours."""
+    """A seed for each epoch, far from those of neighbouring epochs."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _moment(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
-    """Progress in epochs at a step: its middle for a smooth course, the epoch itself for steps."""
+    """Progress in epochs at a step: fractional for smooth schedules, whole for ``step``."""
     smooth = recipe.scheduler == "cosine" or epoch < recipe.warmup_epochs
     return epoch + (step + 0.5) / steps if smooth else float(epoch)
 
@@ -668,7 +669,7 @@ def _member_logits(
     chosen: Tensor,
     generator: torch.Generator,
 ) -> tuple[list[Outputs], Mix | None]:
-    """Logits of chosen crops, augmented and mixed: pixels, or the features kept of them."""
+    """Logits of the chosen crops, augmented and mixed, from their pixels or stored features."""
     levels = tensors.levels[chosen].to(plan.device)
     if tensors.features is None:
         images = augment(tensors.pixels[chosen], plan.recipe, generator, plan.device)
@@ -686,7 +687,7 @@ def _member_logits(
 def kept_features(plan: ClassifierPlan, network: Network, pixels: Tensor) -> Tensor | None:
     """Features of ``copies`` augmented copies of the training crops, (copies, N, F) on the CPU.
 
-    None where the recipe wants fresh copies, or where the trunk learns; the seed decides them.
+    None if the recipe wants fresh copies, or if the trunk learns. The seed determines the copies.
     """
     recipe = plan.recipe
     if not recipe.copies:
@@ -711,7 +712,7 @@ def kept_features(plan: ClassifierPlan, network: Network, pixels: Tensor) -> Ten
 def fit_heads(plan: ClassifierPlan, network: Network, tensors: Batches) -> dict[str, float]:
     """Fit the heads by logistic regression on the trunk's features of the training crops, in place.
 
-    Augmented copies, where the recipe has some, count together as much as the crops alone.
+    Augmented copies, if the recipe has some, count together as much as the crops alone.
 
     Returns:
         The loss and accuracy on these features.
@@ -752,9 +753,9 @@ def fit_heads(plan: ClassifierPlan, network: Network, tensors: Batches) -> dict[
 def _fits(
     recipe: Recipe, targets: tuple[Tensor, Tensor], disc: Tensor, heads: Sequence[str]
 ) -> Iterator[tuple[npt.NDArray[np.bool_], str, Tensor, list[int]]]:
-    """What is fitted apart: rows of crops, the head, all codes, and the head's rows.
+    """The separate fits: rows of crops, the head, all codes, and the rows of the head.
 
-    With ``kind_loss`` the classes of discs and of vertebrae are told apart among themselves alone.
+    With ``kind_loss``, the classes of discs and of vertebrae are fitted separately.
     """
     seven, binary = targets
     everything = torch.ones_like(disc)
@@ -770,12 +771,12 @@ def _fits(
 
 
 def _copy_seed(seed: int, copy: int) -> int:
-    """A seed per copy, none of which is an epoch's."""
+    """A seed for each copy, different from those of the epochs."""
     return int(np.random.SeedSequence([seed, copy, 1]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _right(outputs: Outputs, seven: Tensor, binary: Tensor) -> int:
-    """How many crops the first head there is gets right."""
+    """The number of crops that the first available head grades correctly."""
     for logits, target in zip(outputs, (seven, binary), strict=True):
         if logits is not None:
             return int((logits.detach().argmax(dim=1) == target).sum())
@@ -785,7 +786,7 @@ def _right(outputs: Outputs, seven: Tensor, binary: Tensor) -> int:
 def mixed_loss(
     loss: CropLoss, outputs: Outputs, targets: tuple[Tensor, Tensor, Tensor], mix: Mix | None
 ) -> Tensor:
-    """The loss of mixed crops: of their own targets and of their partners', by their shares."""
+    """The loss of mixed crops: of their own and of their partners' targets, weighted by share."""
     value: Tensor = loss(outputs, *targets)
     if mix is None:
         return value
@@ -795,7 +796,7 @@ def mixed_loss(
 
 
 def evaluate_on_val(plan: ClassifierPlan, network: Network, loss: CropLoss) -> dict[str, Any]:
-    """Figures on val, with its loss; the network is left in evaluation mode."""
+    """Metrics and loss on val; the network is left in evaluation mode."""
     table = plan.data.val
     if table is None:
         return {}
@@ -815,7 +816,7 @@ def evaluate_on_val(plan: ClassifierPlan, network: Network, loss: CropLoss) -> d
 def result_row(
     rate: float, trained: Mapping[str, float], val: Mapping[str, Any], score: float | None
 ) -> ResultRow:
-    """The columns of ``results.csv`` from the metrics of an epoch; None where there is none."""
+    """The columns of ``results.csv`` from the metrics of an epoch; None for missing values."""
     seven, binary = val.get("seven", {}), val.get("binary", {})
     abnormal = val.get("abnormal", {})
     return {

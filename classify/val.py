@@ -29,7 +29,7 @@ from spineline.weights import resolve_classifiers, weights_record
 
 @dataclass(frozen=True, slots=True)
 class ClassifyValResult:
-    """What ``classify val`` found.
+    """The output of ``classify val``.
 
     Attributes:
         out: the folder written.
@@ -45,7 +45,7 @@ def val(settings: ClassifyVal) -> ClassifyValResult:
 
     Raises:
         AnnotationError: the data cannot be read, or the part has no labelled structure.
-        ConfigError: a crops folder was cut otherwise than the network wants.
+        ConfigError: a crops folder was cut with other settings than the network's.
         WeightsError: the weights cannot be used.
         OutputExistsError: ``out`` exists.
     """
@@ -78,7 +78,7 @@ def val(settings: ClassifyVal) -> ClassifyValResult:
 def _graded(
     classifier: Classifier | CombinedClassifier, part: Part, settings: ClassifyVal
 ) -> tuple[CropTable, Grades]:
-    """The labelled crops of a part, and what the classifier says of them."""
+    """The labelled crops of a part, and their predicted grades."""
     if not isinstance(classifier, CombinedClassifier):
         table = load_part(settings.data, part, classifier.crop)
         kinds = table.kind if settings.mask_kind else None
@@ -96,7 +96,7 @@ def _graded(
 
 
 def grades_to_csv(table: CropTable, grades: Grades) -> str:
-    """One line per crop: what it is labelled and what the network says, as CSV."""
+    """One CSV line per crop with its labels and predictions."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(GRADE_COLUMNS)
@@ -110,7 +110,7 @@ def grades_to_csv(table: CropTable, grades: Grades) -> str:
 
 
 def log_metrics(metrics: Mapping[str, Any], title: str) -> None:
-    """A table of the metrics, without the confusion matrix; ``-`` where one is not defined."""
+    """Log a table of the metrics, without the confusion matrix; ``-`` for undefined values."""
     LOG.info("%s", title)
     for group in ("seven", "abnormal", "binary"):
         for name, value in metrics.get(group, {}).items():

@@ -1,4 +1,4 @@
-"""The whole way from a study to named, graded structures, its evaluation, and the command line."""
+"""The path from a study to named, graded structures, its evaluation, and the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load what is asked for when it is asked for: the command line starts without any of it."""
+    """Import attributes on first access, so that the command line starts without them."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -1,1 +1,1 @@
-"""Trunks of classifiers that are not timm's as they are."""
+"""Trunks of classifiers that differ from plain timm models."""

@@ -1,4 +1,4 @@
-"""Networks of numbered blocks (timm's EfficientNet family): cut after one, or frozen up to one."""
+"""Networks of numbered blocks (timm's EfficientNet family): truncated or partly frozen."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch.nn import functional
 from spineline.classify.trunks.components import ComponentTrunk
 from spineline.datasets.common.errors import ConfigError
 
-_AT_ONCE = 16  # crops whose early maps, a hundred times a crop's size, are held together
+_AT_ONCE = 16  # crops per pass: the early maps need a hundred times the memory of a crop
 
 
 class BlockTrunk(ComponentTrunk):
-    """The first blocks of a network, as they are: the rest of it is neither kept nor run.
+    """The first blocks of a network, unchanged; the other blocks are neither stored nor run.
 
-    What the last block gives is averaged to ``pool`` × ``pool`` places; the principal components of
-    these numbers on the training crops are the features.
+    The maps of the last block are averaged to ``pool`` × ``pool`` cells. The features are the
+    principal components of these numbers on the training crops.
 
     Args:
         model: with a stem and numbered blocks.
-        blocks: how many of them to keep.
-        pool: places along each side.
+        blocks: number of blocks to keep.
+        pool: cells along each side.
         size: of the crops.
         channels: of the input.
-        components: features to give.
+        components: number of features.
         name: of the model, for messages.
 
     Raises:
-        ConfigError: the model has no such blocks, or their output has no such places.
+        ConfigError: the model has no such blocks, or their maps are too small for the cells.
     """
 
     def __init__(
@@ -58,22 +58,22 @@ class BlockTrunk(ComponentTrunk):
         self.requires_grad_(requires_grad=False)
 
     def measure(self, images: Tensor) -> Tensor:
-        """(N, maps · pool · pool): the last block's maps, averaged, one after the other."""
+        """(N, maps · pool · pool): the averaged maps of the last block, one after the other."""
         parts = [images] if torch.jit.is_tracing() else images.split(_AT_ONCE)
         maps = [self.blocks(self.bn1(self.conv_stem(part))) for part in parts]
         return functional.avg_pool2d(torch.cat(maps), self.window).flatten(1)
 
     def train(self, mode: bool = True) -> BlockTrunk:  # noqa: ARG002
-        """It stays in evaluation mode: its batch norms learn nothing."""
+        """Stay in evaluation mode, so that batch norms learn nothing."""
         super().train(False)
         return self
 
 
 def check_blocks(model: nn.Module, count: int, key: str, name: str) -> None:
-    """Refuse a model without a stem and so many numbered blocks.
+    """Refuse a model without a stem and enough numbered blocks.
 
     Raises:
-        ConfigError: it is such a model; ``key`` and ``name`` are named in the message.
+        ConfigError: there are too few; ``key`` and ``name`` are named in the message.
     """
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.Sequential) or not hasattr(model, "conv_stem"):
@@ -86,12 +86,12 @@ def check_blocks(model: nn.Module, count: int, key: str, name: str) -> None:
 
 
 def freeze(trunk: nn.Module, blocks: int, *, norm: bool, name: str) -> list[nn.Module]:
-    """Keep parts of a trunk from learning, in place.
+    """Freeze parts of a trunk, in place.
 
     Args:
         trunk: a whole timm model.
-        blocks: the stem and so many blocks are frozen; 0 for none.
-        norm: all batch norms are frozen.
+        blocks: number of blocks to freeze, with the stem; 0 for none.
+        norm: freeze all batch norms.
         name: of the model, for messages.
 
     Returns:
@@ -106,7 +106,7 @@ def freeze(trunk: nn.Module, blocks: int, *, norm: bool, name: str) -> list[nn.M
         whole: Any = trunk
         found += [whole.conv_stem, whole.bn1, whole.blocks[:blocks]]
     if norm:
-        kinds = (nn.modules.batchnorm._BatchNorm,)  # what all of them derive from
+        kinds = (nn.modules.batchnorm._BatchNorm,)  # base class of all batch norms
         found += [module for module in trunk.modules() if isinstance(module, kinds)]
     for module in found:
         module.requires_grad_(requires_grad=False)

@@ -1,8 +1,8 @@
-"""Principal components of what a fixed trunk measures: the features that it gives.
+"""Principal components of the measurements of a fixed trunk, which are its features.
 
-Whitened, every component counts alike, which suits hidden layers with dropout. Unwhitened, they
-keep their proportions and only the first has unit variance, so that the L2 penalty of a logistic
-regression falls on those that vary little.
+Whitened components all have unit variance, which suits hidden layers with dropout. Unwhitened
+components keep their proportions, and only the first has unit variance. The L2 penalty of a
+logistic regression then falls on those that vary little.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 from spineline.datasets.common.errors import ConfigError
 
-_SPREAD_FLOOR = 1e-2  # constant measures stay small
+_SPREAD_FLOOR = 1e-2  # keeps constant measurements small
 
 
 class ComponentTrunk(nn.Module):
-    """(N, C, S, S) images to (N, components): principal components of their measures.
+    """(N, C, S, S) images to (N, components): principal components of their measurements.
 
-    A subclass says in [measure][] what it measures. Nothing here is learnt by gradient; [fit][]
-    takes the components from training crops.
+    Subclasses implement [measure][]. Nothing here is learnt by gradient descent; [fit][] computes
+    the components from training crops.
 
     Attributes:
-        mean: (measures,) subtracted from the measures.
-        weight: (components, measures) that the rest is multiplied by; zero until it is fitted.
+        mean: (measures,) subtracted from the measurements.
+        weight: (components, measures) projection of the centred measurements; zero until fitted.
     """
 
     mean: Tensor
@@ -41,7 +41,7 @@ class ComponentTrunk(nn.Module):
         self.register_buffer("weight", torch.zeros(components, measures))
 
     def measure(self, images: Tensor) -> Tensor:
-        """(N, measures) float32 of images."""
+        """(N, measures) float32 measurements of images."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -54,14 +54,15 @@ class ComponentTrunk(nn.Module):
         return (measures - self.mean) @ self.weight.T
 
     def fit(self, measures: Tensor, *, whiten: bool = True) -> None:
-        """Take the principal components of the training crops, in place.
+        """Fit the principal components to the training crops, in place.
 
         Args:
             measures: (N, measures) float32, N greater than ``components``.
-            whiten: scale each component to unit variance; else all as the first.
+            whiten: scale each component to unit variance; else scale all by the factor of the
+                first.
 
         Raises:
-            ConfigError: fewer crops than that.
+            ConfigError: too few crops.
         """
         if len(measures) <= self.num_features:
             msg = (

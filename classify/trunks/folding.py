@@ -1,5 +1,7 @@
-"""A trunk that no longer learns, made quicker: batch norms are folded into the convolutions before
-them, and convolutions of single pixels become matrix products.
+"""Faster inference of a fixed trunk.
+
+Batch norms are folded into the convolutions before them, and 1 × 1 convolutions become matrix
+products.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from torch.nn import functional
 
 
 def fold_norms(trunk: nn.Module) -> None:
-    """Fold timm's batch norms (with their activation) into the convolution before, in place.
+    """Fold timm's batch norms (with their activation) into the preceding convolutions, in place.
 
-    In evaluation y = (conv(x) - mean) g + bias with g = weight / sqrt(variance + eps) is one
-    convolution: that of the kernels times g. Results differ by rounding. Only pairs that follow
-    each other in one module are folded, as those of EfficientNet do.
+    In evaluation mode, y = (conv(x) - mean) g + bias with g = weight / sqrt(variance + eps) is one
+    convolution with the kernels times g. Results differ by rounding. Only consecutive pairs within
+    one module are folded, as in EfficientNet.
     """
     from timm.layers import BatchNormAct2d
 
@@ -38,9 +40,9 @@ def fold_norms(trunk: nn.Module) -> None:
 
 
 class PixelConv(nn.Conv2d):
-    """A convolution of single pixels as a matrix product, of images in channels-last order.
+    """A 1 × 1 convolution as a matrix product, for images in channels-last order.
 
-    On one thread torch has no other way for few images than to gather the pixels of each in a copy.
+    On one thread, torch otherwise copies the pixels of each image when there are few of them.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ class PixelConv(nn.Conv2d):
 
 
 def multiply_pixels(trunk: nn.Module) -> None:
-    """Make convolutions of single pixels [PixelConv][], in place; results differ by rounding."""
+    """Replace 1 × 1 convolutions by [PixelConv][], in place; results differ by rounding."""
     for conv in trunk.modules():
         plain = type(conv) is nn.Conv2d and conv.groups == 1
         if plain and conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0):

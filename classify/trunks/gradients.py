@@ -1,13 +1,13 @@
 """A trunk without learnt filters: histograms of gradient orientations at several scales.
 
-On a few hundred structures a network from scratch learns edges with difficulty; histograms of
-oriented gradients (Dalal and Triggs, CVPR 2005) have them from the start. The crop is seen at four
-scales about its centre, each resampled to 64 pixels; in 8 × 8 cells the gradient's magnitude is
-gathered by orientation (6 unsigned bins, shared between neighbours), once scaled by the energy of
-the whole view and once by that of the cells around. The principal components of these features on
-the training crops, scaled to unit variance, are what the trunk gives.
+On a few hundred structures, a network from scratch hardly learns edges; histograms of oriented
+gradients (Dalal and Triggs, CVPR 2005) have them from the start. The crop is seen at four scales
+around its centre, each resampled to 64 pixels. In 8 × 8 cells, the gradient magnitude is summed by
+orientation (6 unsigned bins, shared between neighbours). The histograms are scaled by the energy of
+the whole view, and again by that of the neighbouring cells.
 
-A gain of the brightness scales every gradient alike, and so changes nothing.
+The features are the principal components of these histograms on the training crops, scaled to unit
+variance. A change in brightness gain scales all gradients alike, so it changes nothing.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ GRADIENTS = "gradients"
 """The name of this trunk as ``model=``."""
 
 VIEWS = (0.375, 0.5, 0.75, 1.0)
-"""Shares of the crop's side that the views show, about its centre."""
+"""Fractions of the crop's side that the views show, around its centre."""
 
 SIDE, CELLS, BINS = 64, 8, 6
 FEATURES = len(VIEWS) * 2 * BINS * CELLS * CELLS
 _TINY = 1e-6
-_NEXT_TO_NONE = 1e-20  # added to gradients, for none can be divided by 0; others stay
+_NEXT_TO_NONE = 1e-20  # avoids division by 0; changes no other gradient
 
 
 class GradientTrunk(ComponentTrunk):
@@ -46,7 +46,7 @@ class GradientTrunk(ComponentTrunk):
         self.register_buffer("pool", pool, persistent=False)
         for n, side in enumerate(self.sides):
             rows = resampling(side)
-            edged = torch.cat([rows[:1], rows, rows[-1:]])  # the edge pixels once more
+            edged = torch.cat([rows[:1], rows, rows[-1:]])  # edge pixels repeated
             self.register_buffer(f"resample{n}", edged, persistent=False)
 
     def measure(self, images: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class GradientTrunk(ComponentTrunk):
         return self.histograms(images)
 
     def histograms(self, images: Tensor) -> Tensor:
-        """(N, FEATURES): for each view the histograms by the view's energy, then by the cells'."""
+        """(N, FEATURES): the histograms of each view, by the view's energy, then by the cells'."""
         views: list[Tensor] = []
         for n, side in enumerate(self.sides):
             start = (self.size - side) // 2
@@ -74,9 +74,9 @@ class GradientTrunk(ComponentTrunk):
     def _cells(self, views: Tensor) -> Tensor:
         """(N, SIDE + 2, SIDE + 2), one more pixel on each edge, to (N, BINS, CELLS, CELLS).
 
-        Mean magnitude of the gradient (Sobel's) by orientation. A pixel's share of bin n is how far
-        its orientation is past n - 1, less how far it is past n, both within 0 … 1. Every step
-        passes over one number a pixel; differences are taken of the few cells.
+        Mean magnitude of the Sobel gradient by orientation. A pixel's share of bin n is how far its
+        orientation is past n - 1, minus how far it is past n, both clipped to 0 … 1. For speed,
+        every step handles one number per pixel, and differences are taken of the cells.
         """
         across, down = views[..., 2:] - views[..., :-2], views[:, 2:] - views[:, :-2]
         along = across[:, :-2] + across[:, 2:] + 2 * across[:, 1:-1]
@@ -84,7 +84,7 @@ class GradientTrunk(ComponentTrunk):
         magnitude = (along.square() + down.square()).sqrt()
         turn = torch.atan(down / (along + _NEXT_TO_NONE)) * (BINS / math.pi)
         mean = self._means(magnitude)
-        half = BINS // 2  # turns are from -half to half; which of the two an end is, is all one
+        half = BINS // 2  # turns are from -half to half; both ends are the same orientation
         past = [
             self._means(turn.clamp(n, n + 1) * magnitude) - n * mean for n in range(-half, half)
         ]
@@ -98,7 +98,7 @@ class GradientTrunk(ComponentTrunk):
 
 
 def resampling(side: int) -> Tensor:
-    """(SIDE, side) matrix that resamples a row of pixels: bilinear, averaged where it shrinks."""
+    """(SIDE, side) matrix that resamples a row of pixels: bilinear, averaging when it shrinks."""
     rows = torch.eye(side)[None, None]
     return functional.interpolate(
         rows, size=(SIDE, side), mode="bilinear", align_corners=False, antialias=side > SIDE

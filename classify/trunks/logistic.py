@@ -1,4 +1,4 @@
-"""Heads that are fitted at once: logistic regression on features, as a linear layer."""
+"""Heads fitted in one step: logistic regression on features, as a linear layer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from spineline.datasets.common.arrays import FloatArray, IntArray
 
 _ABSENT_BIAS = -20.0
-"""Bias of a class that no crop has; its weights are zero."""
+"""Bias of a class without crops; its weights are zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearHead:
-    """Logits of K classes are ``features @ weight.T + bias``.
+    """A linear head: the logits of K classes are ``features @ weight.T + bias``.
 
     Attributes:
         weight: (K, F).
@@ -29,7 +29,7 @@ class LinearHead:
 def fit_logistic(
     features: FloatArray, codes: IntArray, classes: Sequence[int], *, c: float, weights: FloatArray
 ) -> LinearHead:
-    """Logistic regression with an L2 penalty (scikit-learn's), over the classes that occur.
+    """Fit a logistic regression with an L2 penalty (scikit-learn's) over the classes that occur.
 
     Args:
         features: (N, F).
@@ -50,7 +50,7 @@ def fit_logistic(
     model = LogisticRegression(C=c, max_iter=2000)
     model.fit(features.astype(np.float64), codes, sample_weight=weights)
     slopes, offsets = model.coef_, model.intercept_
-    if len(present) == 2:  # of the second class alone
+    if len(present) == 2:  # scikit-learn returns only the second class
         slopes = np.concatenate([-slopes, slopes]) / 2
         offsets = np.concatenate([-offsets, offsets]) / 2
     for code, slope, offset in zip(model.classes_, slopes, offsets, strict=True):

@@ -1,8 +1,8 @@
-"""Convolutions of a fixed input size: how many zeros their "same" padding adds is known beforehand.
+"""Padding "same" of convolutions, computed beforehand for a fixed input size.
 
-TensorFlow's "same" padding depends on the input's size, and where it is uneven adds the odd zero at
-the right and below. timm works it out at every pass and pads in a step of its own, so that runtimes
-find two steps, and the sums of the sizes, where ONNX has a convolution with four paddings.
+TensorFlow's "same" padding depends on the input size. If it is odd, the extra zero goes to the
+right and bottom. timm computes it in every pass and pads in a separate step. Runtimes then see two
+steps and arithmetic on sizes, where ONNX has a convolution with four paddings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 class FixedPaddingConv(nn.Conv2d):
-    """A convolution of one input size, the same as timm's ``Conv2dSame``.
+    """A convolution for one input size, equivalent to timm's ``Conv2dSame``.
 
     Attributes:
         edges: zeros to add to the left, right, top and bottom.
@@ -34,11 +34,13 @@ class FixedPaddingConv(nn.Conv2d):
 def _convolved(
     images: Tensor, weight: Tensor, bias: Tensor | None, conv: FixedPaddingConv
 ) -> Tensor:
-    """The convolution without a copy of the images: where the right and bottom edges are wider,
-    the left and top ones are made as wide, and kernels have zeros in front that pass over them.
+    """The padded convolution without a copy of the images.
+
+    If the right and bottom edges are wider, the left and top edges are made as wide, and the
+    kernels get leading zeros to compensate.
     """
     left, right, top, bottom = conv.edges
-    if max(conv.dilation) > 1:  # zeros in front would be as far apart as the weights
+    if max(conv.dilation) > 1:  # leading zeros would be as far apart as the weights
         images, padding = functional.pad(images, conv.edges), (0, 0)
     else:
         weight, padding = (
@@ -49,7 +51,7 @@ def _convolved(
 
 
 class _OnnxConv(torch.autograd.Function):
-    """The convolution as one node of ONNX."""
+    """The convolution as a single ONNX node."""
 
     @staticmethod
     def forward(
@@ -78,14 +80,14 @@ class _OnnxConv(torch.autograd.Function):
 
 
 def fix_padding(trunk: nn.Module, images: Tensor) -> Tensor:
-    """Make timm's convolutions with "same" padding those of one input size, in place.
+    """Replace timm's convolutions with "same" padding by ones for a fixed input size, in place.
 
     Args:
         trunk: a timm model, in evaluation mode.
-        images: (N, C, S, S) of the size that the trunk is for from now on.
+        images: (N, C, S, S) of the size that the trunk will be used with.
 
     Returns:
-        What the trunk gives for them.
+        The trunk's output for them.
     """
     from timm.layers import Conv2dSame
 
@@ -104,7 +106,7 @@ def fix_padding(trunk: nn.Module, images: Tensor) -> Tensor:
     for conv in found:
         if conv in sizes:
             edges = [_edges(conv, size, axis) for axis, size in enumerate(sizes[conv])]
-            conv.__class__ = FixedPaddingConv  # the weights, their names and the mode stay
+            conv.__class__ = FixedPaddingConv  # keeps the weights, their names and the mode
             conv.edges = (*edges[1], *edges[0])
     return features
 

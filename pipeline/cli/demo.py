@@ -1,4 +1,4 @@
-"""``spineline demo``: draw a phantom study, run the pipeline on it, compare with what was drawn."""
+"""``spineline demo``: draw a phantom study, run the pipeline on it, and compare the two."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ more is in README.md and docs/ of the project"""
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """How the demo went.
+    """The outcome of the demo.
 
     Attributes:
         out: the folder: ``study/``, ``annotation.json``, ``result.json``, ``overlay.png``.
-        distance_px: of each level from where it was drawn; inf where it was not found.
-        seven_right: number of levels whose seven-class grade is what was drawn.
+        distance_px: of each level from its drawn position; inf if it was not found.
+        seven_right: number of levels whose seven-class grade equals the drawn one.
     """
 
     out: Path
@@ -59,10 +59,10 @@ class DemoResult:
 
 
 def demo(settings: Demo) -> DemoResult:
-    """Draw one phantom study, find and grade its levels, and say how far off they are.
+    """Draw one phantom study, find and grade its levels, and report how far off they are.
 
     Raises:
-        OutputExistsError: ``out`` holds something that is no earlier demo.
+        OutputExistsError: ``out`` holds something other than an earlier demo.
         SpinelineError: it cannot be written, or the weights cannot be loaded.
     """
     overwrite = settings.overwrite or recorded_command(settings.out) == "spineline demo"
@@ -87,7 +87,7 @@ def demo(settings: Demo) -> DemoResult:
 
 
 def draw_study(folder: Path, seed: int) -> ImageRecord:
-    """Write a phantom's DICOM study and its annotation; the annotation as a record."""
+    """Write a phantom's DICOM study and its annotation; return the annotation as a record."""
     phantom = draw_phantom(np.random.default_rng([seed, 0]))
     record = record_of(phantom, "000-000")
     placed = write_phantom_study(folder / "study", phantom, record, identity=f"{seed}.0")
@@ -98,7 +98,7 @@ def draw_study(folder: Path, seed: int) -> ImageRecord:
 def compare_with_drawn(
     out: Path, drawn: Sequence[Structure], found: Sequence[GradedStructure]
 ) -> DemoResult:
-    """How far each drawn level was found from its place, and how many grades are right."""
+    """Distances of the found levels from their drawn positions, and the count of correct grades."""
     by_level = {structure.level: structure for structure in found}
     distance_px = dict.fromkeys((label.level for label in drawn), math.inf)
     right = 0

@@ -1,7 +1,7 @@
-"""``spineline doctor``: what is installed, what would run, and whether what must hold does.
+"""``spineline doctor``: what is installed, what would run, and whether all requirements are met.
 
-The commands' own libraries are imported late and inside a guard: one that cannot be imported is a
-finding. Nothing it prints holds a path or the value of a variable of the user's environment.
+The libraries of commands are imported late and under a guard: one that cannot be imported is a
+finding. The output contains no path and no value of a user's environment variable.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _VARIABLES = (
     "HTTP_PROXY", "HTTPS_PROXY",
 )  # fmt: skip
 _PROGRAMS = ("chromium", "google-chrome", "node", "Orthanc", "storescu", "git")
-"""Programs that tests and other people's viewers want, and no command does."""
+"""Programs that only tests and external viewers need."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was found.
+    """The findings.
 
     Attributes:
         report: as ``json=true`` prints it.
-        failures: what must hold and does not; the exit status is 1 where there are any.
+        failures: unmet requirements; if there are any, the exit status is 1.
     """
 
     report: dict[str, Any]
@@ -54,10 +54,10 @@ class Diagnosis:
 
 
 def doctor(settings: Doctor) -> Diagnosis:
-    """Examine the installation, and print what was found.
+    """Examine the installation, and print the findings.
 
     Raises:
-        ConfigError: ``device`` is no name of a device.
+        ConfigError: ``device`` is not the name of a device.
     """
     model = ModelSettings(weights=settings.weights, device=settings.device)
     variables = {name: name in os.environ for name in (*OFFLINE_ENVIRONMENT, *_VARIABLES)}
@@ -84,11 +84,11 @@ def doctor(settings: Doctor) -> Diagnosis:
 
 
 def unmet(requirements: Iterable[str], extra: str = "") -> tuple[str, ...]:
-    """The requirements that this environment does not fulfil, each with what is here.
+    """The requirements that this environment does not meet, each with the installed version.
 
     Args:
-        requirements: as a package's metadata words them.
-        extra: the extra that is asked for; by default none.
+        requirements: in the form of a package's metadata.
+        extra: the extra to check; by default none.
 
     >>> unmet(["numpy>=1", "numpy>=999; extra == 'far'"])
     ()
@@ -111,7 +111,7 @@ def unmet(requirements: Iterable[str], extra: str = "") -> tuple[str, ...]:
 
 
 def _extras(failures: list[str]) -> dict[str, list[str]]:
-    """What each extra lacks, by the package's metadata."""
+    """The missing requirements of each extra, by the package's metadata."""
     try:
         about = metadata.metadata("spineline")
     except metadata.PackageNotFoundError:
@@ -129,7 +129,7 @@ def _extras(failures: list[str]) -> dict[str, list[str]]:
 
 
 def _weights(model: ModelSettings, failures: list[str]) -> dict[str, Any]:
-    """State of each bundled file by its hash, and the bundle that would run."""
+    """The state of each bundled file by its hash, and the bundle that would run."""
     states: dict[str, str] = {}
     found: dict[str, Any] = {"bundle": model.weights, "sha256": None, "files": states}
     try:

@@ -1,4 +1,4 @@
-"""One example of each command, which its help page shows; the tests parse them all."""
+"""One example for each command, shown on its help page; the tests parse them all."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ EXAMPLES: dict[tuple[str, str], str] = {
     ("doctor", ""): "quick=true",
     ("completion", ""): "shell=bash",
 }
-"""The keys of each, as a shell takes them, by task and mode."""
+"""The keys of each command, as typed in a shell, by task and mode."""
 
 
 def example(task: str, mode: str) -> str:

@@ -1,4 +1,4 @@
-"""The pages of ``spineline help``: all commands, the keys of one, and what is about a word."""
+"""The pages of ``spineline help``: all commands, the keys of one command, and a search."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FOOTER = "\nResearch use only, not a medical device."
 
 
 def load_named(place: str) -> Any:
-    """What ``module:name`` names."""
+    """The object at ``module:name``."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -59,10 +59,10 @@ def command_help(task: str, mode: str) -> str:
 
 
 def help_about(words: Sequence[str]) -> str:
-    """The page of ``spineline help WORD …``: what holds all of the words, in name or meaning.
+    """The page of ``spineline help WORD …``: commands and keys that contain all of the words.
 
     Raises:
-        ConfigError: nothing does.
+        ConfigError: there is none.
     """
     sought = [word.casefold() for word in words]
     commands: list[tuple[str, str]] = []
@@ -80,7 +80,7 @@ def help_about(words: Sequence[str]) -> str:
     if commands:
         lines += ["commands:", *(f"  {line}" for line in aligned_text(commands).splitlines())]
     if users:
-        # keys that bear the word first
+        # keys with the word in their name first
         ranked = sorted(users, key=lambda key: not _holds(key[0], sought))
         lines += [""] * bool(lines) + ["keys:"]
         for name, meaning in ranked:
@@ -104,7 +104,7 @@ def _holds(text: str, sought: Sequence[str]) -> bool:
 
 
 def _near(sought: Sequence[str]) -> str:
-    """The nearest names of commands and keys, as a question."""
+    """A question that suggests the closest names of commands and keys."""
     known: dict[str, None] = {}
     for task, mode, command in _commands():
         known |= dict.fromkeys([task, mode, *(key.name for key in _keys(command))])

@@ -1,6 +1,6 @@
 """The command line: ``spineline TASK MODE key=value …``.
 
-Only settings classes are imported to parse and to help; the work's imports happen when it runs.
+Parsing and help import only settings classes; other imports happen when the command runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from spineline.pipeline.cli.commands import COMMANDS
 from spineline.pipeline.cli.help import command_help, help_about, load_named, overview
 
 _OBJECTS = 50_000
-"""New objects before the collector looks at them: imports make many, and all of them stay."""
+"""New objects before a garbage collection: imports make many objects that all stay."""
 
 _HELP = ("help", "--help", "-h")
 
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0 done, 1 the run failed (or a part of a batch did), 2 an unknown command,
-        key or value.
+        The exit status: 0 for success, 1 if the run or a part of a batch failed, 2 for an unknown
+            command, key or value.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(_OBJECTS, 20, 20)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _command_log():
             status = _dispatch_reporting(words)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
@@ -97,7 +97,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _help_page(words: list[str]) -> str:
-    """The page of ``spineline help …``: of a command, or of what is about the words."""
+    """The page of ``spineline help …``: of a command, or the result of a search."""
     if not words:
         return overview()
     task, mode = words[0], " ".join(words[1:])
@@ -109,10 +109,11 @@ def _help_page(words: list[str]) -> str:
 
 
 def settings_from_words(settings_class: type[Settings], words: Sequence[str]) -> Settings:
-    """Settings from ``key=value`` words; ``cfg=FILE`` supplies keys that the words may override.
+    """Settings from ``key=value`` arguments; they override the keys of ``cfg=FILE``.
 
     Raises:
-        ConfigError: a word without ``=``, a key given twice, unknown or missing, or a bad value.
+        ConfigError: an argument without ``=``, a key given twice, unknown or missing, or a bad
+            value.
     """
     given: dict[str, object] = {}
     for word in words:
@@ -130,9 +131,9 @@ def settings_from_words(settings_class: type[Settings], words: Sequence[str]) ->
 
 
 class _PlainLines(logging.StreamHandler[Any]):
-    """Lines as they are; a reader that has gone away does not end the work.
+    """Writes plain lines; a reader that closes the pipe does not end the work.
 
-    What the stream's encoding lacks is written as an escape.
+    Characters that the stream's encoding lacks are escaped.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -151,9 +152,9 @@ class _BelowWarning(logging.Filter):
 
 @contextmanager
 def _command_log() -> Iterator[None]:
-    """Information to standard output, warnings and errors to standard error, as plain lines.
+    """Log information to standard output, warnings and errors to standard error, as plain lines.
 
-    A caller that runs commands from Python finds the logger afterwards as it was.
+    On exit, the logger is restored for callers that run commands from Python.
     """
     handlers, level, propagate = list(LOG.handlers), LOG.level, LOG.propagate
     output = _PlainLines(sys.stdout)

@@ -1,4 +1,4 @@
-"""``spineline weights list | verify | add``: the registry at the command line."""
+"""``spineline weights list | verify | add | graphs``: the registry on the command line."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _HEADS = ("name", "task", "file", "size", "classes", "licence", "state")
 
 @dataclass(frozen=True, slots=True)
 class WeightsTable:
-    """What ``weights list`` and ``weights verify`` found.
+    """The output of ``weights list`` and ``weights verify``.
 
     Attributes:
         rows: one dict per file: name, task, file, size, classes, licence, state.
-        failures: one message per file that is missing or altered.
+        failures: one message per missing or altered file.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -51,7 +51,7 @@ class WeightsTable:
 
 
 def list_weights(settings: WeightsList) -> WeightsTable:
-    """Print the bundled weights, and those of a folder: with a registry, or loose safetensors."""
+    """Print the bundled weights and those of a folder: by its registry, or loose safetensors."""
     rows = tuple(_rows(settings.folder))
     cells = [[f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()] for row in rows]
     LOG.info("%s", aligned_text([_HEADS, *cells]) if rows else "no weights")
@@ -59,7 +59,7 @@ def list_weights(settings: WeightsList) -> WeightsTable:
 
 
 def verify_weights(settings: WeightsVerify) -> WeightsTable:
-    """Compare weights with the registry's size and SHA-256; any that differ are failures.
+    """Compare weights with the size and SHA-256 in the registry; each difference is a failure.
 
     Raises:
         ConfigError: no weights of that name.
@@ -103,8 +103,8 @@ def add_weights(settings: WeightsAdd) -> WrittenWeights:
     Task and classes come from the file's own metadata. `write_graphs` adds the graphs.
 
     Raises:
-        WeightsError: the file is no stripped safetensors file, or the name is taken.
-        ConfigError: a figure is not ``NAME:VALUE``.
+        WeightsError: the file is not a stripped safetensors file, or the name is taken.
+        ConfigError: a metric is not ``NAME:VALUE``.
     """
     figures = dict(_figure(text) for text in settings.figures)
     try:
@@ -139,17 +139,17 @@ def add_weights(settings: WeightsAdd) -> WrittenWeights:
     if settings.card is not None:
         write_bytes(registry.folder / f"{entry.name}.md", card)
     _write_registry(registry, entry)
-    for graph in () if earlier is None else earlier.graphs:  # they were of the weights replaced
+    for graph in () if earlier is None else earlier.graphs:  # graphs of the replaced weights
         (registry.folder / graph.file).unlink(missing_ok=True)
     LOG.info("%s: %s, %d bytes, SHA-256 %s", entry.name, target, entry.size, entry.sha256)
     return WrittenWeights(target, entry.sha256, entry.size)
 
 
 def write_graphs(settings: WeightsGraphs) -> WeightsTable:
-    """Write the graphs of registered weights beside them, and name them in the registry.
+    """Write the graphs of registered weights beside them, and add them to the registry.
 
-    Each is made by torch, compared with it, and appears whole. Weights that have no graph, such as
-    those of a Faster R-CNN, are failures.
+    Each graph is exported by torch, compared with the original, and written atomically. Weights
+    that have no graph, such as those of a Faster R-CNN, are failures.
 
     Raises:
         ConfigError: no weights of that name, or a package is missing.
@@ -230,7 +230,7 @@ def _figure(text: str) -> tuple[str, float]:
 
 
 def _write_registry(registry: Registry, entry: Entry) -> None:
-    """Write the registry with an entry, in the place of the one of its name or at the end."""
+    """Write the registry with an entry, which replaces the one of its name or is appended."""
     entries = {known.name: known for known in registry.entries} | {entry.name: entry}
     bundles = {
         name: {"detector": detector, "classifier": several[0] if len(several) == 1 else several}
@@ -241,7 +241,7 @@ def _write_registry(registry: Registry, entry: Entry) -> None:
     content = {"schema": REGISTRY_SCHEMA, "bundles": bundles, "weights": weights}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     lines = (BUNDLED / REGISTRY_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
-    about = itertools.takewhile(lambda line: line.startswith("#"), lines)  # it describes the fields
+    about = itertools.takewhile(lambda line: line.startswith("#"), lines)  # comments on fields
     write_text(registry.folder / REGISTRY_FILE, "".join(about) + text)
 
 

@@ -1,1 +1,1 @@
-"""The pipeline scored against ground truth."""
+"""Evaluation of the pipeline against ground truth."""

@@ -1,9 +1,9 @@
-"""One evaluator: the same predictions scored by every rule in use.
+"""The evaluator: the same predictions scored by every rule in use.
 
-`evaluate_images` gives the tree of metrics that ``spineline pipeline val`` writes as
-``metrics.json``; each is ``{value, ci95: [low, high], n}``: the value, the 2.5 % and 97.5 % points
-of a bootstrap over studies, and the number of labels or predictions it counts. What is undefined
-(no positives, no pixel spacing) is null.
+`evaluate_images` returns the metrics that ``spineline pipeline val`` writes as ``metrics.json``.
+Each is ``{value, ci95: [low, high], n}``: the value, the 2.5 % and 97.5 % quantiles of a bootstrap
+over studies, and the number of labels or predictions. Undefined metrics (no positives, no pixel
+spacing) are null.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from spineline.pipeline.evaluation.naming import NAMING_METRICS, naming_table, o
 METRICS_SCHEMA = "spineline-metrics/1"
 
 _NEED_GRADES = ("seven.", "binary.", "tianchi.macro_f1")
-"""Metrics that are undefined where structures were found and no classifier ran."""
+"""Metrics that are undefined if structures were found but no classifier ran."""
 
 
 def evaluate_images(
@@ -51,14 +51,14 @@ def evaluate_images(
     seed: int = 0,
     leave_out_abstained: bool = False,
 ) -> dict[str, Any]:
-    """Every metric of the design's section on numbers, as a tree of plain values.
+    """All metrics of the design's section on numbers, as a tree of plain values.
 
     Args:
-        images: labels with predictions; an image that the pipeline failed on has no predictions.
+        images: labels with predictions; an image on which the pipeline failed has no predictions.
         draws: of the bootstrap over studies.
         seed: of the bootstrap.
-        leave_out_abstained: images whose naming the pipeline abstained from count in ``naming.*``
-            alone; else they count as images without predictions.
+        leave_out_abstained: count images with an abstained naming only in ``naming.*``; else they
+            count as images without predictions.
 
     Returns:
         ``{"report": {"recall": {value, ci95, n}, …}, "level_accuracy_8px": {value, ci95, n},
@@ -74,7 +74,7 @@ def evaluate_images(
 
 
 def _naming_metrics(images: Sequence[ScoredImage], draws: int, seed: int) -> dict[str, Counted]:
-    """The naming's probability is scored on every image, abstained or not."""
+    """Metrics of the naming's probability, over all images, abstained or not."""
     table, weights = naming_table(images), draw_weights(len(studies_of(images)), draws, seed=seed)
     return {key: metric(table, weights) for key, metric in NAMING_METRICS.items()}
 
@@ -85,16 +85,16 @@ def _drawn_metrics(
     weights: FloatArray,
     naming: Mapping[str, Counted],
 ) -> dict[str, Counted]:
-    """Each metric of points and grades by its dotted name, in every draw.
+    """The metrics of points and grades by dotted name, in every draw.
 
-    The same studies and weights give the same draws, so that the differences of two sets of
+    The same studies and weights give the same draws, so the differences between two sets of
     predictions are paired by study.
 
     Args:
         images: as they count, see [_counted][].
         labels: their table.
         weights: (1 + draws, studies).
-        naming: metrics of the naming's probability, which stand among them.
+        naming: metrics of the naming's probability, which are merged in.
     """
     report = report_table(images)
     found = {key: metric(report, weights) for key, metric in REPORT_METRICS.items()}
@@ -115,19 +115,19 @@ def paired_differences(
     seed: int = 0,
     leave_out_abstained: bool = False,
 ) -> dict[str, Any]:
-    """What each metric of ``images`` has over that of ``others``, paired by study.
+    """The difference of each metric of ``images`` from that of ``others``, paired by study.
 
     Args:
         images: labels with the predictions of one pipeline.
-        others: the same labels with those of another, in the same order.
+        others: the same labels with the predictions of another, in the same order.
         draws: of the bootstrap over studies, the same for both.
         seed: of the bootstrap.
         leave_out_abstained: as in [evaluate_images][]; the studies then need not be the same, and
-            what is abstained by either is left out of both.
+            images that either abstains from are left out of both.
 
     Returns:
-        The tree of ``metrics.json`` with ``{value, ci95, n}`` of each difference; COCO's and the
-        confusion are left out.
+        The tree of ``metrics.json`` with ``{value, ci95, n}`` of each difference, without COCO's
+        metrics and the confusion matrix.
     """
     if leave_out_abstained:
         both = [not a.abstained and not b.abstained for a, b in zip(images, others, strict=True)]
@@ -148,14 +148,14 @@ def _all_drawn(images: Sequence[ScoredImage], draws: int, seed: int) -> dict[str
 
 
 def _counted(images: Sequence[ScoredImage], *, leave_out_abstained: bool) -> list[ScoredImage]:
-    """Images as the metrics of points and grades count those that the pipeline abstained from."""
+    """Leave abstained images out, or count them as images without predictions."""
     if leave_out_abstained:
         return [image for image in images if not image.abstained]
     return [replace(i, predictions=()) if i.abstained else i for i in images]
 
 
 def _confusion(labels: LabelTable, weights: FloatArray) -> dict[str, Any]:
-    """7 × 7 counts (row: label, column: answer), and the labels of each row without an answer."""
+    """7 × 7 counts (row: label, column: prediction), and the missed labels of each row."""
     counts, n = seven_confusion(labels, weights)
     low, high = interval(counts) or (counts[0], counts[0])
     tables = [np.rint(t).astype(int) for t in (counts[0], low, high)]

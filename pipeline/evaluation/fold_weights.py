@@ -1,4 +1,4 @@
-"""Weights by fold: which networks did not see which study, so that all studies can be scored.
+"""Weights by fold, so that every study can be scored with networks that did not see it.
 
 The file is JSON:
 
@@ -6,11 +6,11 @@ The file is JSON:
      "folds": [{"studies": ["000", "003"], "detector": "fold0/det.safetensors",
                 "classifier": "fold0/cls.safetensors"}, …]}
 
-``studies`` are those that the fold's networks did not see; ``study_uids`` may stand beside them, in
-the same order, null where a study has none. Any key of the pipeline's models may be given
-(``weights``, ``detector``, ``decode``, …), ``classifier`` also as a list of several that answer as
-one; those that are not come from the command. Files are looked for beside the JSON first.
-``spineline kfold`` writes one such file for each variant.
+``studies`` lists the studies that the fold's networks did not see. ``study_uids`` may list their
+UIDs in the same order, null where a study has none. Any key of the pipeline's models may be given
+(``weights``, ``detector``, ``decode``, …); ``classifier`` may be a list of several to combine. Keys
+not given come from the command. Paths are relative to the JSON file first. ``spineline kfold``
+writes one such file for each variant.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FoldWeights:
     Attributes:
         studies: that its networks did not see.
         study_uids: of these studies, in their order; None where a study has none.
-        models: keys of [ModelSettings][] by name, checked.
+        models: checked keys of [ModelSettings][] by name.
     """
 
     studies: tuple[str, ...]
@@ -52,19 +52,19 @@ class FoldWeights:
     models: Mapping[str, Any]
 
     def applied(self, settings: ModelSettingsType) -> ModelSettingsType:
-        """Settings with the fold's keys in the place of their own."""
+        """Settings with the fold's keys in place of their own."""
         return replace(settings, **self.models)
 
 
 def read_fold_weights(paths: Sequence[Path]) -> tuple[FoldWeights, ...]:
-    """The folds of one file, or of several that were made with the same folds, joined.
+    """The folds of one file, or of several files with the same folds, joined.
 
     Args:
         paths: files, or folders that hold a ``fold_weights.json``.
 
     Raises:
-        ConfigError: not readable, not such a file, a study in two folds, other folds in the second
-            file than in the first, or a key that both give.
+        ConfigError: not readable, not such a file, a study in two folds, files with different
+            folds, or a key that two files give.
     """
     folds = _read(paths[0])
     for path in paths[1:]:
@@ -84,20 +84,20 @@ def write_fold_weights(path: Path, folds: Iterable[FoldWeights]) -> None:
 def fold_by_study(
     records: Iterable[ImageRecord], folds: Sequence[FoldWeights], *, match: str = "auto"
 ) -> dict[str, tuple[int, str]]:
-    """The fold of each annotated study, and the name that the folds have for it.
+    """The fold of each annotated study, and the study's name in the folds.
 
     Args:
         records: of the studies.
         folds: from [read_fold_weights][].
-        match: ``auto`` compares the study UID where the study and the folds have one, else the
-            whole name of the study or image; ``number`` compares the one number in the study's
-            name (``study12`` is ``012``).
+        match: ``auto`` compares the study UID if both sides have one, else the whole name of the
+            study or image; ``number`` compares the one number in the study's name (``study12`` is
+            ``012``).
 
     Returns:
         By ``study_id``, in the order of the records.
 
     Raises:
-        ConfigError: a study that is in no fold, or names that do not tell.
+        ConfigError: a study that is in no fold, or ambiguous names.
     """
     fold_of = _by_number(folds) if match == "number" else _by_name(folds)
     uids = {uid for fold in folds for uid in fold.study_uids if uid is not None}
@@ -162,7 +162,7 @@ def _by_number(folds: Sequence[FoldWeights]) -> dict[str, tuple[int, str]]:
 
 
 def _number(name: str) -> str | None:
-    """The number in a name without its leading zeros; None where there is none, or several."""
+    """The number in a name without leading zeros; None if there is not exactly one."""
     numbers = re.findall(r"\d+", name)
     return str(int(numbers[0])) if len(numbers) == 1 else None
 

@@ -1,8 +1,8 @@
-"""Predictions set beside labels: the tables from which every metric is counted.
+"""Predictions matched with labels: the tables from which every metric is computed.
 
-One row per label and one per prediction, each with the index of its study, because the bootstrap
-draws studies. Distances compare the label of a level with the most confident prediction *of the
-same level* in the same image; in pixels of the label's image, and in mm by its pixel spacing.
+There is one row per label and one per prediction. Each row has the index of its study, because the
+bootstrap draws studies. Distances compare a label with the most confident prediction *of the same
+level* in the same image. They are in pixels of the label's image, and in mm by its pixel spacing.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ TIANCHI_CLASSES: tuple[tuple[Kind, str], ...] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
-    """One annotated image with what the pipeline said of it.
+    """One annotated image with its predictions.
 
     Attributes:
-        study_id: the unit the bootstrap draws.
+        study_id: the unit that the bootstrap draws.
         image_id: names the image in messages.
         width, height: of the label's image, in pixels.
-        labels: its structures; those that are none of the eleven levels are set aside.
-        predictions: points and boxes in pixels of the label's image; any number per level; empty
-            where the pipeline failed.
+        labels: its structures; those outside the eleven levels are ignored.
+        predictions: points and boxes in pixels of the label's image; any number per level; empty if
+            the pipeline failed.
         spacing_rc_mm: pixel spacing of the label's image, or None: then no metric in mm counts it.
-        naming_probability: of the levels as a whole; NaN where the pipeline did not say.
-        abstained: whether the pipeline gave the levels as a guess alone.
+        naming_probability: of the levels as a whole; NaN if the pipeline gave none.
+        abstained: whether the pipeline marked the levels as a guess.
     """
 
     study_id: str
@@ -70,10 +70,10 @@ class LabelTable(GradeTable):
 
     Attributes:
         found: (L,) whether the level has a prediction.
-        distance_px, distance_mm: (L,) to the prediction; inf where there is none; ``distance_mm``
-            is NaN where the image has no spacing.
+        distance_px, distance_mm: (L,) to the prediction; inf without a prediction; ``distance_mm``
+            is NaN if the image has no spacing.
         tags: (L, 7) the label's pathology tags, by `TIANCHI_CLASSES`.
-        tags_given: (L, 7) the tags that the prediction's codes stand for.
+        tags_given: (L, 7) the tags that correspond to the prediction's codes.
     """
 
     found: BoolArray
@@ -84,7 +84,7 @@ class LabelTable(GradeTable):
 
     @property
     def ungraded(self) -> bool:
-        """Whether structures were found and no classifier ran: there is no grade to score."""
+        """Whether structures were found but no classifier ran, so there is no grade to score."""
         graded = (self.seven_given >= 0) | (self.binary_given >= 0)
         return bool(self.found.any() and not graded.any())
 
@@ -97,7 +97,7 @@ class ReportTable:
         study: (N,) index of the study of each prediction, by falling confidence.
         hit: (N,) whether the prediction is a true positive.
         joint: (N,) the predictions by falling [joint_confidence][], as indices into ``study``.
-        label_study: (L,) index of the study of each label that carries codes.
+        label_study: (L,) index of the study of each label with codes.
     """
 
     study: IntArray
@@ -107,7 +107,7 @@ class ReportTable:
 
 
 def studies_of(images: Sequence[ScoredImage]) -> tuple[str, ...]:
-    """The studies in sorted order; positions in it are the tables' study indices."""
+    """The sorted studies; the tables' study indices are positions in this tuple."""
     return tuple(sorted({image.study_id for image in images}))
 
 
@@ -140,11 +140,11 @@ def label_table(images: Sequence[ScoredImage]) -> LabelTable:
 
 
 def report_table(images: Sequence[ScoredImage]) -> ReportTable:
-    """The report's true positives among predictions of at least 0.25 confidence.
+    """The report's true positives among predictions with a confidence of at least 0.25.
 
-    A prediction is a true positive if it is the most confident one of its level in its image, lies
-    less than 8 px from the label of that level, and both codes are right. A label without codes
-    cannot be judged so: it is no label here, and a prediction that lies on it is set aside.
+    A true positive is the most confident prediction of its level in its image. It lies less than
+    8 px from the label of that level, and both its codes are right. Labels without codes
+    cannot be judged this way: they are ignored, and so are predictions that lie on them.
     """
     index = {study: n for n, study in enumerate(studies_of(images))}
     rows: list[tuple[float, int, bool, float]] = []
@@ -176,9 +176,9 @@ def report_table(images: Sequence[ScoredImage]) -> ReportTable:
 
 
 def joint_confidence(structure: GradedStructure) -> float:
-    """How probable it is that a structure is there and both its codes are right.
+    """The probability that a structure is there and both its codes are right.
 
-    The detector's confidence times the probabilities of the codes that are given.
+    It is the detector's confidence times the probabilities of the predicted codes.
     """
     joint = structure.confidence
     if structure.seven is not None:
@@ -190,7 +190,7 @@ def joint_confidence(structure: GradedStructure) -> float:
 
 
 def _best_by_level(predictions: Sequence[GradedStructure]) -> dict[str, GradedStructure]:
-    """The most confident prediction of each level; the first of equals."""
+    """The most confident prediction of each level; the first of equal ones."""
     falling = sorted(predictions, key=lambda p: -p.confidence)
     return {p.level: p for p in reversed(falling)}
 

@@ -1,13 +1,13 @@
-"""The metrics of ``pipeline val``, one function each, beside those that grades have everywhere.
+"""The metrics of ``pipeline val``, one function each, in addition to the metrics of grades.
 
-Every function takes a table of [spineline.pipeline.evaluation.match][] and bootstrap weights
-(B, S), row 0 being the data as they are, and returns the metric for each row, (B,), NaN where it is
-undefined, with the number of things it counts. "Design" below is the project's table of
-definitions, section 9.
+Every function takes a table of [spineline.pipeline.evaluation.match][] and bootstrap weights (B,
+S), of which row 0 weights the data as they are. It returns the metric for each row, (B,), NaN if
+undefined, and the number of things it counts. "Design" below is the project's table of definitions,
+section 9.
 
-Whatever the pipeline did not find, or failed on, counts against it in every metric: a label without
-a prediction is a wrong answer in accuracies, a miss of its class in F1 scores, and ranks on the
-wrong side of every other label in the area of v5.
+Whatever the pipeline did not find, or failed on, counts against it in every metric. A label
+without a prediction is wrong in accuracies and a miss of its class in F1 scores. In the AUC of v5,
+it ranks on the wrong side of every other label.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from spineline.pipeline.evaluation.match import DISTANCE_MM, LabelTable, ReportT
 
 
 def report_recall(table: ReportTable, weights: FloatArray) -> Counted:
-    """True positives over labels that carry codes.
+    """True positives over labels with codes.
 
     Design: ``report.recall``, "TP / labels. A prediction is a TP if it is the most confident one of
     its level in that image, lies < 8 px (Euclidean, native pixels) from the label of the same
@@ -49,7 +49,7 @@ def report_recall(table: ReportTable, weights: FloatArray) -> Counted:
 
 
 def report_precision(table: ReportTable, weights: FloatArray) -> Counted:
-    """True positives over predictions of at least 0.25 confidence.
+    """True positives over predictions with a confidence of at least 0.25.
 
     Design: ``report.precision``, "TP / predictions"; a TP as for `report_recall`. Predictions on a
     label without codes can be neither right nor wrong and are not counted.
@@ -60,15 +60,15 @@ def report_precision(table: ReportTable, weights: FloatArray) -> Counted:
 def report_ap(table: ReportTable, weights: FloatArray, *, joint: bool = False) -> Counted:
     """The report's average precision.
 
-    Design: ``report.ap``, "predictions by falling confidence, ``tp`` the list of 0/1; mean over
-    i = 1 … N-1 of mean(tp[:i])". Undefined below two predictions. In a bootstrap draw a prediction
-    stands in the list as often as its study was drawn.
+    Design: ``report.ap``, "predictions by falling confidence, ``tp`` the list of 0/1; mean over i =
+    1 … N-1 of mean(tp[:i])". It is undefined for fewer than two predictions. In a bootstrap draw, a
+    prediction is in the list as often as its study was drawn.
 
     Args:
         table: of predictions.
         weights: (B, S).
-        joint: predictions by falling joint confidence. The detector's confidence says nothing of
-            the codes, which a hit must have right too; times their probabilities it does.
+        joint: sort by joint confidence instead. A hit must also have the right codes, which the
+            detector's confidence ignores; the joint confidence includes their probabilities.
     """
     order: IntArray = table.joint if joint else np.arange(len(table.study))
     values = np.full(len(weights), np.nan)
@@ -93,7 +93,7 @@ def level_accuracy_8px(table: LabelTable, weights: FloatArray) -> Counted:
 def level_accuracy_6mm(
     table: LabelTable, weights: FloatArray, *, disc: bool | None = None
 ) -> Counted:
-    """Share of labels found within 6 mm; of discs or vertebrae alone where ``disc`` is given.
+    """Share of labels found within 6 mm; only of discs or of vertebrae if ``disc`` is given.
 
     Design: ``level_accuracy_6mm``, "the same with <= 6 mm, by pixel spacing; also split disc /
     vertebra"; ``ccf.l_disc``, ``ccf.l_vertebra``, "L: share within 6 mm";
@@ -104,10 +104,10 @@ def level_accuracy_6mm(
 
 
 def ccf_c(table: LabelTable, weights: FloatArray, *, disc: bool) -> Counted:
-    """Classification of one kind on the points that were located.
+    """Classification of one kind on the located points.
 
     Design: ``ccf.c_disc``, ``ccf.c_vertebra``, "C: AUC of normal (v1) against abnormal on the
-    points so located", that is labelled ones within 6 mm; abnormal is anything but v1 alone.
+    points so located", that is graded ones within 6 mm; anything but v1 alone is abnormal.
     """
     return abnormal_auc(table, weights, disc=disc, among=_within(table) & _measured(table))
 
@@ -125,8 +125,8 @@ def tianchi_macro_f1(table: LabelTable, weights: FloatArray) -> Counted:
 
     Design: ``tianchi.macro_f1``, "macro F1 over disc v1–v5 and vertebra v1–v2; a point further than
     6 mm or missing is a miss of its class". A disc with v5 beside its grade counts in both classes,
-    for label and prediction alike; a point further than 6 mm claims nothing, right or wrong.
-    Counted are labelled structures of images with spacing.
+    for label and prediction alike. A point further than 6 mm away predicts no class, right or
+    wrong. Graded structures of images with spacing are counted.
     """
     counted = _measured(table) & (table.seven >= 0)
     given = table.tags_given & (_within(table) & counted)[:, None]
@@ -171,5 +171,5 @@ def _within(table: LabelTable) -> BoolArray:
 
 
 def _measured(table: LabelTable) -> BoolArray:
-    """Labels of images with spacing."""
+    """(L,) whether the label's image has a pixel spacing."""
     return ~np.isnan(table.distance_mm)

@@ -1,6 +1,6 @@
-"""Names under which ``pipeline val`` writes: those of folders and images, or by ``names=hash``.
+"""Names that ``pipeline val`` writes: those of folders and images, or hashed by ``names=hash``.
 
-Scoring brings labels and predictions together by names and UIDs; only what is written is renamed.
+Scoring matches labels and predictions by names and UIDs; only the output is renamed.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from spineline.pipeline.run.pseudonyms import SALT_NAME, Pseudonyms, kept_salt
 
 
 class ValNames:
-    """What is written in place of names.
+    """Replaces names in the output.
 
     Args:
-        pseudonyms: hashed names; None leaves everything as it is.
+        pseudonyms: hashed names; None leaves everything unchanged.
     """
 
     def __init__(self, pseudonyms: Pseudonyms | None = None) -> None:
         self.pseudonyms = pseudonyms
 
     def cases(self, cases: Sequence[Case]) -> tuple[Case, ...]:
-        """The cases as they are to be read."""
+        """The cases, marked as pseudonymous if names are hashed."""
         return tuple(replace(case, is_pseudonymous=self.pseudonyms is not None) for case in cases)
 
     def study(self, name: str) -> str:
-        """The name that a case is written under, or an image that is no case."""
+        """The output name of a case, or of an image that is not a case."""
         if self.pseudonyms is None:
             return name
         return self.pseudonyms.name(name) or self.pseudonyms.other("image", name)
 
     def analysis(self, name: str, analysis: Analysis) -> Analysis:
-        """An analysis of a case as it may be written."""
+        """An analysis of a case with names replaced."""
         if self.pseudonyms is None:
             return analysis
         shown = self.pseudonyms.outcome(Outcome(self.study(name), analysis)).analysis
         return analysis if shown is None else shown
 
     def result(self, name: str, result: StudyResult) -> StudyResult:
-        """A result of a case as it may be written."""
+        """A result of a case with names replaced."""
         return (
             result if self.pseudonyms is None else self.pseudonyms.result(self.study(name), result)
         )
 
     def failure(self, failure: Failure) -> Failure:
-        """A failure as it may be written."""
+        """A failure with names replaced."""
         if self.pseudonyms is None:
             return failure
         outcome = Outcome(self.study(failure.name), failure=failure)
@@ -62,14 +62,14 @@ class ValNames:
         return replace(outcome.failure or failure, name=outcome.name)
 
     def left_out(self, entry: LeftOut) -> str:
-        """A line on an entry of the annotation; without its details where names are hashed."""
+        """A line about an omitted annotation entry; without details if names are hashed."""
         if self.pseudonyms is None:
             return str(entry)
         return f"{self.study(entry.image_id)}: left out ({entry.reason})"
 
 
 def val_names(settings: PipelineVal, truth: GroundTruthSet, stage: Path) -> ValNames:
-    """The names of a run by its settings; a salt that is made at random is kept in its folder.
+    """The names for a run by its settings; a random salt is stored in the run's folder.
 
     Args:
         settings: of the run.
@@ -77,7 +77,7 @@ def val_names(settings: PipelineVal, truth: GroundTruthSet, stage: Path) -> ValN
         stage: the folder that the run is written to.
 
     Raises:
-        SpinelineError: two cases have the same name, or the salt cannot be kept.
+        SpinelineError: two cases have the same name, or the salt cannot be stored.
     """
     if settings.names != "hash":
         return ValNames()

@@ -1,7 +1,7 @@
-"""Naming scored by image: whether the names are right as a whole, and whether its doubt is honest.
+"""Naming scored by image: whether all names are right, and whether the probability is calibrated.
 
-A spine whose structures are all found but named one rung too high scores 0 in every metric by
-level; here it is one wrong answer of one image.
+A spine whose structures are all found, but named one level too high, scores 0 in every metric by
+level. Here it is one error of one image.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class NamingTable:
     Attributes:
         study: (I,) index of the study.
         right: (I,) whether the names are right, abstained or not; see `names_right`.
-        given: (I,) whether names were given: something was found, and the naming not abstained.
-        probability: (I,) of the names, as the pipeline puts it; NaN where it says nothing.
+        given: (I,) whether something was found and the naming was not abstained.
+        probability: (I,) predicted probability that the names are right; NaN if there is none.
     """
 
     study: IntArray
@@ -53,10 +53,10 @@ def naming_table(images: Sequence[ScoredImage]) -> NamingTable:
 
 
 def names_right(image: ScoredImage) -> bool:
-    """Whether more than half of the structures that lie on a label bear that label's name.
+    """Whether more than half of the structures that lie on a label have that label's name.
 
-    A structure lies on the label nearest to it, of whatever level, if that is less than 8 px away.
-    An image in which none does has no right names.
+    A structure lies on the nearest label, of any level, if it is less than 8 px away. An image
+    without such structures counts as not right.
     """
     shifts: Counter[int] = Counter()
     labels = level_labels(image.labels)
@@ -69,32 +69,32 @@ def names_right(image: ScoredImage) -> bool:
 
 
 def offset_accuracy(table: NamingTable, weights: FloatArray) -> Counted:
-    """Share of images that are named, and rightly so."""
+    """Share of images that are named correctly and not abstained."""
     every = np.ones(len(table.study), dtype=np.bool_)
     return share(weights, table.study, table.right & table.given, every)
 
 
 def coverage(table: NamingTable, weights: FloatArray) -> Counted:
-    """Share of images that are named: something was found, and the naming not abstained."""
+    """Share of images that are named: something was found, and the naming was not abstained."""
     return share(weights, table.study, table.given, np.ones(len(table.study), dtype=np.bool_))
 
 
 def mean_probability(table: NamingTable, weights: FloatArray) -> Counted:
-    """Mean probability of the names: the share of right names should equal it."""
+    """Mean probability of the names, which should equal the share of right names."""
     known = np.isfinite(table.probability)
     stated = np.where(known, table.probability, 0)
     return ratio(weights, table.study, stated, known), int(known.sum())
 
 
 def brier(table: NamingTable, weights: FloatArray) -> Counted:
-    """Mean squared difference of the probability from 1 where the names are right, else 0."""
+    """Mean squared difference of the probability from 1 if the names are right, else from 0."""
     known = np.isfinite(table.probability)
     error = np.where(known, (table.probability - table.right) ** 2, 0)
     return ratio(weights, table.study, error, known), int(known.sum())
 
 
 def expected_calibration_error(table: NamingTable, weights: FloatArray) -> Counted:
-    """Mean over images of how far their bin's mean probability is from its share of right names."""
+    """Mean over images of |mean probability - share of right names| of their bin."""
     values = calibration_error(weights, table.study, table.probability, table.right, bins=BINS)
     return values, int(np.isfinite(table.probability).sum())
 

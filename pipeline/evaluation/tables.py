@@ -1,4 +1,4 @@
-"""Metrics as text for the terminal; the command and the machine that a page of results names."""
+"""Metrics as text for the terminal; command and machine as stated on pages of results."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from spineline.datasets.metrics.tree import flatten
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
-    """Metrics as aligned lines: key, value, interval, n; tables of counts are left out."""
+    """Metrics as aligned lines: key, value, interval, n; tables of counts are omitted."""
     rows = [("figure", "value", "95 % interval", "n"), *metric_rows(metrics)]
     return aligned_text(rows, right=range(1, 4))
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Key, value, interval and n of each metric, in order; tables of counts are left out."""
+    """Key, value, interval and n of each metric, in order; tables of counts are omitted."""
     rows = []
     for key, metric in flatten(metrics).items():
         value, (low, high) = metric["value"], metric["ci95"]
@@ -33,7 +33,7 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def command_line(command: str, settings: Settings) -> str:
-    """The command with the keys that differ from their defaults; of paths the last part alone."""
+    """The command with the keys that differ from their defaults; of paths only the last part."""
     words = [f"spineline {command}"]
     plain = settings_to_dict(settings)
     for spec in fields(settings):

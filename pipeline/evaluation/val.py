@@ -1,4 +1,4 @@
-"""``spineline pipeline val``: the pipeline scored against annotations."""
+"""``spineline pipeline val``: evaluation of the pipeline against annotations."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class FoldCases:
     Attributes:
         settings: with the keys of the fold.
         cases: in the source's order.
-        fold: its number, or None where one set of networks does for all.
+        fold: its number, or None without folds.
     """
 
     settings: PipelineVal
@@ -67,7 +67,7 @@ class FoldCases:
 
 @dataclass(frozen=True, slots=True)
 class PipelineValResult:
-    """What a run made.
+    """The output of a run.
 
     Attributes:
         out: the folder written.
@@ -81,7 +81,7 @@ class PipelineValResult:
 
 
 def val(settings: PipelineVal) -> PipelineValResult:
-    """Run the pipeline over annotated studies, or take stored predictions, and score them.
+    """Run the pipeline over annotated studies, or load stored predictions, and score them.
 
     Raises:
         OutputExistsError: ``out`` exists and ``overwrite`` is not set.
@@ -138,7 +138,7 @@ def val(settings: PipelineVal) -> PipelineValResult:
 def _groups(
     settings: PipelineVal, truth: GroundTruthSet, folds: Sequence[FoldWeights]
 ) -> tuple[FoldCases, ...]:
-    """The cases of each fold, by what its networks did not see; without folds, all of them."""
+    """The cases of each fold, which its networks did not see; without folds, all cases."""
     if not folds:
         return (FoldCases(settings, truth.cases()),)
     place = fold_by_study([item.record for item in truth.truths], folds, match=settings.fold_match)
@@ -159,7 +159,7 @@ def _groups(
 
 
 def _warn_of_shared(bundles: Sequence[Bundle]) -> None:
-    """A network of several folds has seen the studies of some, unless it was trained on others."""
+    """Warn of a network shared between folds: it may have seen the studies of some of them."""
     for what in ("detector", "classifier", "namer"):
         files = [
             file
@@ -184,9 +184,9 @@ def _run(
     failures: list[Failure],
     names: ValNames,
 ) -> Results:
-    """Results of the pipeline by case; each is kept in ``predictions/``.
+    """Results of the pipeline by case; each is stored in ``predictions/``.
 
-    What is scored is what is written, numbers rounded, so that ``predictions=`` gives the same.
+    The scored numbers are rounded as in the files, so that ``predictions=`` gives the same metrics.
     """
     results: Results = {}
     lines: dict[str, list[str]] = {}
@@ -210,7 +210,7 @@ def _run(
 
 
 def stored_results(folder: Path, truth: GroundTruthSet, failures: list[Failure]) -> Results:
-    """Stored results by case: the folder of the case's name, else that of the same study."""
+    """Stored results by case, found by the case's folder name, else by the study."""
     folder = folder / "predictions" if (folder / "predictions").is_dir() else folder
     paths = sorted(folder.glob("*/result.json"))
     if not paths:
@@ -236,9 +236,10 @@ def stored_results(folder: Path, truth: GroundTruthSet, failures: list[Failure])
 def scored_images(
     truth: GroundTruthSet, results: Results, failures: list[Failure], least: float
 ) -> list[ScoredImage]:
-    """Labels with the predictions brought into their image; none where the pipeline failed.
+    """Labels with the predictions mapped into their image; none if the pipeline failed.
 
-    ``least`` is the naming's least probability; of stored results it may be another than theirs.
+    ``least`` is the lowest naming probability that is not abstained; it may differ from the one
+    used for stored results.
     """
     images = []
     for item in truth.truths:
@@ -268,7 +269,7 @@ def scored_images(
 def _compared(
     settings: PipelineVal, folder: Path, truth: GroundTruthSet, images: Sequence[ScoredImage]
 ) -> dict[str, Any]:
-    """What each metric has over that of the results of another run."""
+    """The difference of each metric from that of another run's results."""
     missing: list[Failure] = []
     others = stored_results(folder, truth, missing)
     if missing:
@@ -292,7 +293,7 @@ def _summary(
     failures: list[Failure],
     names: ValNames,
 ) -> dict[str, Any]:
-    """What was scored, ahead of the metrics."""
+    """The entries of ``metrics.json`` before the metrics."""
     elsewhere = sum(
         item.case.name in results
         and not on_labelled_image(results[item.case.name], item.record, truth.headers)
@@ -308,7 +309,7 @@ def _summary(
         "abstained": [names.study(image.image_id) for image in images if image.abstained],
         "other_slice": elsewhere,
         "slice": settings.slice,
-        # Of several, as folds have, all of them in order.
+        # With folds, there are several; they are joined in order.
         "weights": {
             "name": "; ".join(name for name, _ in used),
             "sha256": "; ".join(sha256 for _, sha256 in used),
@@ -324,7 +325,7 @@ def _summary(
 
 
 def _thresholds(results: Results) -> float | list[float] | None:
-    """From which probability on v5 was called; all of them where folds have several."""
+    """The probability from which v5 was called; a list if the folds have different ones."""
     found = sorted(
         {
             structure.binary.threshold

@@ -1,1 +1,1 @@
-"""The pipeline as one folder that runs without torch."""
+"""Export of the pipeline as one folder that runs without torch."""

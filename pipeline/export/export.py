@@ -1,7 +1,7 @@
-"""``spineline pipeline export``: the networks of the pipeline for another runtime, as one folder.
+"""``spineline pipeline export``: the pipeline's networks for another runtime, as one folder.
 
-The folder is compared with the original before it is left: the whole pipeline runs with both on
-phantoms of several sizes, and on images with nothing on them.
+The exported folder is compared with the original: the whole pipeline runs with both on phantoms of
+several sizes, and on images without content.
 """
 
 from __future__ import annotations
@@ -49,20 +49,21 @@ from spineline.weights import Bundle, Task, WeightsFile, load_registry
 
 POINT_TOLERANCE_PX = 0.5
 PROBABILITY_TOLERANCE = 1e-3
-"""How far an exported pipeline may be off the original, in native pixels and in probability."""
+"""Largest allowed differences of an exported pipeline, in native pixels and in probability."""
 
 _MAX_DETECTIONS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How well two pipelines agree, at worst.
+    """The worst disagreement between two pipelines.
 
     Attributes:
-        images: compared.
-        structures: found in them by both.
-        points_px: largest distance of a point to the original's.
-        probability: largest difference of a grade, a confidence or a naming's probability.
+        images: number compared.
+        structures: number found by both.
+        points_px: largest distance of a point from the original's.
+        probability: largest difference in a grade's probability, a confidence or a naming's
+            probability.
     """
 
     images: int
@@ -73,7 +74,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class ExportedBundle:
-    """What ``pipeline export`` made: the folder, and how well it agrees with the original."""
+    """The output of ``pipeline export``: the folder, and its agreement with the original."""
 
     out: Path
     agreement: Agreement
@@ -86,7 +87,7 @@ def export(settings: PipelineExport) -> ExportedBundle:
         ConfigError: a network that cannot be exported, or a package is missing.
         WeightsError: the weights cannot be used.
         OutputExistsError: ``out`` exists.
-        SpinelineError: the exported networks say something else; nothing is left.
+        SpinelineError: the exported networks give other results; nothing is left behind.
     """
     form: Form = next(form for form in get_args(Form) if form == settings.format)
     check_output(settings.out, overwrite=settings.overwrite)
@@ -118,8 +119,8 @@ def write_networks(pipeline: Pipeline, form: Form, folder: Path) -> None:
     """Write the files of all networks into a folder.
 
     Raises:
-        ConfigError: a detector that is no YOLO network, or a package is missing.
-        SpinelineError: a network that the format cannot hold.
+        ConfigError: a detector that is not a YOLO network, or a package is missing.
+        SpinelineError: a network that the format cannot represent.
     """
     if not isinstance(pipeline.detector, UltralyticsDetector):
         msg = (
@@ -236,14 +237,14 @@ def bundle_description(
 
 
 def _weights_of(bundle: Bundle, number: int) -> WeightsFile:
-    """The file of a classifier; the members of a combination that is one file share it."""
+    """The file of a classifier; members of a combination in one file share it."""
     return bundle.classifiers[min(number, len(bundle.classifiers) - 1)]
 
 
 def _classifier_values(
     classifier: Classifier, name: str, weights: WeightsFile, form: Form, folder: Path
 ) -> dict[str, Any]:
-    """What is said of a classifier."""
+    """The description of a classifier."""
     return {
         **_member_values("classify", weights, form, folder, name),
         "input": "float32 (N, size, size) in 0 … 255: the structure's box times margin, "
@@ -257,7 +258,7 @@ def _classifier_values(
 
 
 def _levels_of(classifier: Classifier) -> dict[str, Any]:
-    """What is said of a classifier's second input, where it has one."""
+    """The description of a classifier's second input, if it has one."""
     if not classifier.level_input:
         return {}
     text = "float32 (N,): place of the level among the eleven, -1 where it is unknown"
@@ -267,7 +268,7 @@ def _levels_of(classifier: Classifier) -> dict[str, Any]:
 def _member_values(
     task: Task, weights: WeightsFile, form: Form, folder: Path, network: str
 ) -> dict[str, Any]:
-    """Files of a network, and what the registry says of the weights they were made from."""
+    """The files of a network, and the registry's entries for its original weights."""
     entry = load_registry().find(weights.name)
     known = entry if entry and (entry.task, entry.sha256) == (task, weights.sha256) else None
     return {
@@ -279,7 +280,7 @@ def _member_values(
 
 
 def check_frames() -> list[Frame]:
-    """What is compared: phantoms of several sizes, two of one size, noise, and nearly nothing."""
+    """The images to compare: phantoms of several sizes, two of one size, noise, and a faint one."""
     sizes = {"square": (384, 384), "same": (384, 384), "tall": (448, 260), "small": (150, 120)}
     images = {
         name: draw_spine(seed, size).pixels for seed, (name, size) in enumerate(sizes.items())
@@ -291,16 +292,16 @@ def check_frames() -> list[Frame]:
 
 
 def frame_of(name: str, image: npt.NDArray[np.uint8]) -> Frame:
-    """A frame that is an image and no more."""
+    """A frame with an image and nothing else."""
     height, width = image.shape
     return Frame(name, image, Reorientation(False, False, False, (height, width)), width, height)
 
 
 def check_agreement(original: Pipeline, exported: Pipeline, frames: Sequence[Frame]) -> Agreement:
-    """Run both on the same frames: the exported one in batches, and one by one.
+    """Run both pipelines on the same frames, the exported one in batches and one by one.
 
     Raises:
-        SpinelineError: other levels, or points, confidences, grades or namings that are off by
+        SpinelineError: different levels, or points, confidences, grades or namings that differ by
             more than the tolerances.
     """
     original, exported = (replace(each, suitability=None) for each in (original, exported))

@@ -1,1 +1,1 @@
-"""From frames to named, graded structures; knows nothing of files that are written."""
+"""From frames to named, graded structures; independent of the files that are written."""

@@ -1,8 +1,8 @@
-"""Exported bundles: a folder with detector, classifiers and namer for a runtime other than torch's.
+"""Exported bundles: a folder with detector, classifiers and level reader for another runtime.
 
-``bundle.json`` says all that is needed to run them: preprocessing, classes, crops, decoding, and
+``bundle.json`` holds everything needed to run them: preprocessing, classes, crops, decoding, and
 size and SHA-256 of each file. ``spineline pipeline export`` writes such a folder, `load_exported`
-loads it. Nothing here imports torch, and a file is used only when it is what ``bundle.json`` says.
+loads it. Nothing here imports torch, and a file is used only if it matches ``bundle.json``.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ BUNDLE_FILE = "bundle.json"
 KIND = "spineline-bundle"
 BUNDLE_SCHEMA = 1
 COMBINED_SCHEMA = 2
-"""Of a bundle whose classifier is a list of members and how they answer as one."""
+"""Schema of a bundle whose classifier is a list of members and their combination."""
 
 BY_KIND_SCHEMA = 3
-"""The same where shares differ between discs and vertebrae, which older versions do not read."""
+"""The same with different shares for discs and vertebrae, which older versions cannot read."""
 
 USE = "research use only, not a medical device"
 
@@ -81,8 +81,8 @@ class ExportedMember:
 
     Attributes:
         files: in the order of `SUFFIXES`.
-        head, crop, level_input: what it answers and looks at.
-        greys: of the images that it was trained on; None where that is not said.
+        head, crop, level_input: its outputs and inputs.
+        greys: grey range of the training images; None if it was not stored.
     """
 
     files: tuple[Member, ...]
@@ -94,19 +94,19 @@ class ExportedMember:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What ``bundle.json`` says.
+    """The content of ``bundle.json``.
 
     Attributes:
-        folder: where the files are.
-        form: what they are.
-        name: of the weights they were made from, and the form.
+        folder: location of the files.
+        form: format of the files.
+        name: of the original weights, and the form.
         sha256: of ``bundle.json``, which holds those of all files.
-        members: the files of detector and namer, in the order of `SUFFIXES`.
+        members: the files of detector and level reader, in the order of `SUFFIXES`.
         names, imgsz, channels: of the detector.
-        classifiers: one, or several that answer as one.
-        combination: how they answer as one; None of a single classifier.
-        strip: of the namer, where there is one.
-        decoding: how candidates are weighed.
+        classifiers: one, or several to combine.
+        combination: how they are combined; None for a single classifier.
+        strip: of the level reader, if there is one.
+        decoding: how candidates are weighted.
     """
 
     folder: Path
@@ -125,7 +125,7 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class ExportedModels:
-    """The networks of a bundle, loaded, and how their candidates are weighed."""
+    """The loaded networks of a bundle, and the weights of their candidates."""
 
     detector: ExportedDetector
     classifier: ExportedClassifier | CombinedClassifier
@@ -134,7 +134,7 @@ class ExportedModels:
 
 
 def is_exported(weights: str) -> bool:
-    """Whether ``weights=`` means a folder, or the ``bundle.json`` in it, and no registry name."""
+    """Whether ``weights=`` is a folder, or the ``bundle.json`` in it, and not a registry name."""
     registry = load_registry()
     if weights in registry.bundles or registry.find(weights):
         return False
@@ -164,7 +164,7 @@ def exported_bundle(settings: ModelSettings) -> Bundle:
 
 
 def _all_files(exported: Exported) -> list[tuple[Role, tuple[Member, ...]]]:
-    """The files of each network, by what it is."""
+    """The files of each network, by role."""
     return [
         *exported.members.items(),
         *(("classifier", member.files) for member in exported.classifiers),
@@ -172,7 +172,7 @@ def _all_files(exported: Exported) -> list[tuple[Role, tuple[Member, ...]]]:
 
 
 def load_exported(settings: ModelSettings) -> ExportedModels:
-    """Load the networks of an exported bundle; each has run once when this returns.
+    """Load the networks of an exported bundle; each has run once on return.
 
     Raises:
         ConfigError: keys that an exported bundle does not have, or the runtime is not installed.
@@ -212,7 +212,7 @@ def load_exported(settings: ModelSettings) -> ExportedModels:
 
 @contextmanager
 def networks_needed(weights: str) -> Iterator[None]:
-    """Say what to do where the packages that ordinary weights need are not installed.
+    """Explain what to do if the packages that ordinary weights need are not installed.
 
     Raises:
         ConfigError: torch, or another of them, is missing.
@@ -231,11 +231,11 @@ def networks_needed(weights: str) -> Iterator[None]:
 
 
 def read_exported(settings: ModelSettings) -> Exported:
-    """What a bundle says of itself, held to the keys; its files are not read yet.
+    """The description of a bundle, checked against the keys; its files are not read yet.
 
     Raises:
         ConfigError: keys that an exported bundle does not have.
-        WeightsError: no bundle, damaged, of another version, or not trusted.
+        WeightsError: not a bundle, damaged, of another version, or not trusted.
     """
     path = Path(settings.weights).expanduser()
     exported = read_bundle(path.parent if path.name == BUNDLE_FILE else path)
@@ -244,7 +244,7 @@ def read_exported(settings: ModelSettings) -> Exported:
 
 
 def read_bundle(folder: Path) -> Exported:
-    """What the ``bundle.json`` of a folder says.
+    """The description in a folder's ``bundle.json``.
 
     Raises:
         WeightsError: there is none, or it is damaged or of another version.
@@ -274,8 +274,8 @@ def file_names(network: str, form: Form) -> tuple[str, ...]:
     """Names of a network's files, such as ``detector.onnx``; a bundle has no others.
 
     Args:
-        network: a role; of several classifiers ``classifier0`` and so on.
-        form: what the files are.
+        network: a role; for several classifiers ``classifier0`` and so on.
+        form: format of the files.
     """
     return tuple(network + suffix for suffix in SUFFIXES[form])
 
@@ -286,7 +286,7 @@ def member_of(path: Path) -> Member:
 
 
 def decoding_values(decoding: DecodeSettings) -> dict[str, float]:
-    """What a bundle says of its decoding: all that no key of a command decides."""
+    """The stored values of a bundle's decoding: all that no key of a command sets."""
     return {name: v for name, v in asdict(decoding).items() if name not in _OF_SETTINGS}
 
 
@@ -418,7 +418,7 @@ def _takes_levels(network: dict[str, Any]) -> bool:
 
 
 def _decoding(values: dict[str, Any]) -> DecodeSettings:
-    """Numbers above 0 all of them, but for the costs and weights, which may be 0."""
+    """Decoding settings from numbers above 0; only costs and weights may be 0."""
     usual = decoding_values(DecodeSettings())
     if sorted(values) != sorted(usual):
         odd = sorted(set(values) ^ set(usual))
@@ -449,7 +449,7 @@ def _number(value: Any, what: str) -> float:
 
 
 def _contents(exported: Exported, members: tuple[Member, ...]) -> list[bytes]:
-    """The bytes of a network's files, which are those that ``bundle.json`` speaks of."""
+    """The bytes of a network's files, checked against ``bundle.json``."""
     return [_content(exported.folder / member.file, member) for member in members]
 
 

@@ -1,8 +1,8 @@
-"""What the detector offers of one image, by level, and what a level reader says of it.
+"""Candidates: the detector's boxes in one image, by level, and the level reader's view of them.
 
-Candidates become structures. A chain of structures is straightened and read by a namer, rank by
-rank, for what lies around each place says which level it is. `worth` turns the reading into a bonus
-or malus for each candidate, `reading_of` into one number for all names of a chain.
+A chain of structures is straightened, and the level reader reads it rank by rank: the surroundings
+of each place show which level it is. `worth` turns the reading into a penalty for each candidate,
+`reading_of` into one number for all names of a chain.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SEGMENT_RANKS = 2
 """Ranks from one vertebra, or disc, to the next."""
 
 TINY = 1e-9
-"""Keeps divisors from 0, and steps downwards from none."""
+"""A small number that keeps divisors and downward steps above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,12 @@ def candidates_of(detections: Detections, per_level: int) -> Candidates:
 
 
 def no_candidates() -> Candidates:
-    """None at all."""
+    """An empty set of candidates."""
     return Candidates(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
 
 
 def joined_candidates(parts: Sequence[Candidates]) -> Candidates:
-    """Candidates of several looks at one image, in order of rank, then falling confidence."""
+    """Candidates of several detections on one image, in order of rank, then falling confidence."""
     rank = np.concatenate([part.rank for part in parts])
     confidence = np.concatenate([part.confidence for part in parts])
     order = np.lexsort((-confidence, rank))
@@ -112,12 +112,12 @@ def joined_candidates(parts: Sequence[Candidates]) -> Candidates:
 
 
 def with_other_names(candidates: Candidates, cost: float, *, reach: int = 1) -> Candidates:
-    """Candidates, and each again with the names of the next rungs, at less odds.
+    """Candidates, and each again with the names of neighbouring levels of its kind, at lower odds.
 
     Args:
         candidates: N of them.
-        cost: natural log of how many times smaller the odds are, for each rung.
-        reach: rungs, upwards and downwards.
+        cost: natural log of the factor by which the odds are lower, for each vertebra of shift.
+        reach: largest shift, upwards and downwards.
     """
     odds = candidates.confidence / np.maximum(1 - candidates.confidence, TINY)
     ranks, boxes, sure = [candidates.rank], [candidates.box_xyxy], [candidates.confidence]
@@ -134,7 +134,7 @@ def with_other_names(candidates: Candidates, cost: float, *, reach: int = 1) -> 
 
 
 class LevelReader(Protocol):
-    """What is asked of a namer; see `spineline.detect.level_reader.model.TorchLevelReader`."""
+    """A level reader's interface; see `spineline.detect.level_reader.model.TorchLevelReader`."""
 
     @property
     def strip(self) -> StripSpec: ...  # noqa: D102
@@ -146,7 +146,7 @@ class LevelReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Levels as the namer reads them along a curve.
+    """Levels as the level reader reads them along a curve.
 
     Attributes:
         curve_xy: (K, 2) places, one per rank, in native pixels.
@@ -163,12 +163,12 @@ def read_context(
     """Read the levels along structures, top to bottom.
 
     Args:
-        namer: the network.
+        namer: the level reader.
         image: (H, W) grey, upright.
-        structures: as decoded; their names count for no more than their kinds.
+        structures: as decoded; of their names, only the kinds matter.
 
     Returns:
-        None where there are too few structures.
+        None if there are too few structures.
     """
     if len(structures) < _LEAST:
         return None
@@ -180,11 +180,11 @@ def read_context(
 
 
 def ranks_by_distance(structures: Sequence[DecodedStructure]) -> list[int]:
-    """Ranks by where structures lie, counted in half heights of their boxes, not by their names.
+    """Ranks by the positions of structures, in half heights of their boxes, not by their names.
 
-    A chain whose names skip a level, or count one twice, is straightened as evenly as any other.
-    The first keeps its name's rank; where the last would run out of the strip below, whole rungs
-    are taken off all.
+    A chain whose names skip a level, or repeat one, is thus straightened as evenly as any other.
+    The first keeps the rank of its name. If the last would leave the strip at the lower end, all
+    ranks are reduced by whole segments.
     """
     ranks = [structures[0].rank]
     for upper, lower in itertools.pairwise(structures):
@@ -202,10 +202,10 @@ def ranks_by_distance(structures: Sequence[DecodedStructure]) -> list[int]:
 
 
 def worth(context: Context, candidates: Candidates, *, most: float) -> FloatArray:
-    """(N,) how much the context speaks against each candidate's level, from -``most`` to 0.
+    """(N,) the penalty of each candidate's level by the context, from -``most`` to 0.
 
-    It is the log probability of its level at its place less that of the likeliest one; -``most``
-    where it lies on no place of the curve.
+    It is the log probability of its level at its place minus that of the most probable level. It is
+    -``most`` if the candidate lies on no place of the curve.
     """
     points, heights = candidates.point_xy, candidates.height
     away = np.hypot(*(points[:, None] - context.curve_xy[None]).transpose(2, 0, 1))
@@ -219,17 +219,16 @@ def worth(context: Context, candidates: Candidates, *, most: float) -> FloatArra
 def reading_of(
     context: Context, ranks: Sequence[int], points_xy: FloatArray, *, most: float
 ) -> float:
-    """How much less likely names are than what is read along the whole strip, 0 or less.
+    """How much less probable names are than the best reading of the whole strip, 0 or less.
 
-    The strip's places above T12-L1 and below L5-S1 count too. It is the sum over all places of the
-    log probability of what the place is by these names less that of the likeliest, at least
-    ``-most`` each.
+    The strip's places above T12-L1 and below L5-S1 count too. Each place contributes the log
+    probability of its level by these names minus that of the most probable one, at least ``-most``.
 
     Args:
-        context: what was read.
+        context: the reading.
         ranks: of structures.
         points_xy: (N, 2) of the same.
-        most: that one place may speak against the names.
+        most: largest penalty of one place.
     """
     away = np.hypot(*(points_xy[:, None] - context.curve_xy[None]).transpose(2, 0, 1))
     first = round(float(np.median(np.asarray(ranks) - away.argmin(axis=1))))

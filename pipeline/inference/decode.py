@@ -2,29 +2,30 @@
 
 The detector's classes are levels, and near a threshold it offers several boxes for one level and
 several levels for one box. A spine allows far fewer combinations: levels follow each other from top
-to bottom, one rung apart. `decode_spine` finds the best such chain among *all* candidates by
-dynamic programming, so the answer is the global optimum and not what a greedy pass happened upon.
+to bottom at regular distances. `decode_spine` finds the best such chain among *all* candidates by
+dynamic programming, so the answer is the global optimum, unlike that of a greedy pass.
 
 The score of a chain, in natural-log units, is
 
 - for each structure: ``logit(confidence) - logit(reference_confidence)``;
-- for each pair of successive structures: ``-(log(ratio) / spacing_sigma)**2 / 2`` where ``ratio``
-  is their distance divided by the rungs between them times half their mean box height (the box rule
-  makes a box twice as high as the gap to the next level, so the ratio is about 1 at any scale),
-  ``-(angle / direction_sigma)**2 / 2`` with the angle from straight down, and ``-skip_cost`` for
-  each level left out between the two;
+- for the distance between each two successive structures: ``-(log(ratio) / spacing_sigma)**2 / 2``.
+  Here ``ratio`` is the distance divided by the ranks between them times half their mean box height.
+  The box rule makes a box twice as high as the gap to the next level, so the ratio is about 1 at
+  any scale;
+- for the direction between them: ``-(angle / direction_sigma)**2 / 2`` with the angle from straight
+  down;
+- ``-skip_cost`` for each level left out between them;
 - ``-end_cost`` for each level left out above the first and below the last.
 
-Where a level reader has read the straightened spine
-(`spineline.pipeline.inference.candidates`), each candidate may also bear the name one rung
-higher or lower, at ``rename_cost`` less log-odds, and a structure is worth
-``context_weight * max(-context_most, log p - log p_best)`` more: its level's probability at its
-place against that of the likeliest level there.
+If a level reader has read the straightened spine (`spineline.pipeline.inference.candidates`), each
+candidate may also have the name of the next vertebra or disc above or below, at ``rename_cost``
+lower log-odds. A structure then gains ``context_weight * max(-context_most, log p - log p_best)``:
+its level's probability at its place, compared with that of the most probable level there.
 
-How sure the names of the chain are is the matter of `spineline.pipeline.inference.naming`.
+`spineline.pipeline.inference.naming` gives the probability of the chain's names.
 
-On 100 labelled training spines log(ratio) has mean -0.04 and standard deviation 0.11, the angle
-0.24 rad; the defaults are wider because predicted boxes are less exact than labelled ones.
+On 100 labelled training spines, log(ratio) has mean -0.04 and standard deviation 0.11, the angle
+0.24 rad. The defaults are wider because predicted boxes are less exact than labelled ones.
 
 Coordinates are native pixels, x right, y down, origin at the centre of the top left pixel.
 """
@@ -62,23 +63,23 @@ Reason = Literal["no_candidate", "low_confidence", "spacing_implausible", "out_o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeSettings:
-    """How candidates are weighed; see the module's text for the formula.
+    """How candidates are weighted; see the module's docstring for the formula.
 
     Attributes:
         method: ``spine`` (ordered chain) or ``argmax`` (the most confident box of each level).
         confidence: for ``argmax``, boxes below it do not count; the report used 0.25.
-        candidates_per_level: only that many most confident candidates of a level are considered.
-        reference_confidence: a lone candidate of this confidence is worth nothing.
+        candidates_per_level: number of most confident candidates to consider for each level.
+        reference_confidence: confidence at which a lone candidate scores 0.
         spacing_sigma: standard deviation of the log of the spacing ratio.
         direction_sigma: standard deviation of the angle from straight down, in radians.
-        skip_cost: price of a level left out between two others.
-        end_cost: price of a level left out at either end.
+        skip_cost: cost of a level left out between two others.
+        end_cost: cost of a level left out at either end.
         temperature: of the naming's softmax; see `spineline.pipeline.inference.naming`.
-        temperature_in_context: the same where a level reader has read the spine.
-        context_weight: of what the level reader read.
-        context_most: the most that it takes off a structure.
-        rename_cost: log-odds less for a name one rung higher or lower than the detector's.
-        sure_naming: warn of a naming whose probability is below it.
+        temperature_in_context: the same if a level reader has read the spine.
+        context_weight: of the level reader's reading.
+        context_most: largest penalty of a structure by the reading.
+        rename_cost: decrease in log-odds for a name one vertebra above or below the detector's.
+        sure_naming: a naming with a lower probability gets a warning.
     """
 
     method: Literal["spine", "argmax"] = "spine"
@@ -99,15 +100,15 @@ class DecodeSettings:
 
 @dataclass(frozen=True, slots=True)
 class DecodedSpine:
-    """At most one structure per level, top to bottom, and what is missing and why.
+    """At most one structure per level, top to bottom, and the missing levels with reasons.
 
     Attributes:
         structures: in the order of `LEVELS`.
         missing: (level, reason) of each level without a structure, in the order of `LEVELS`.
         score: of the chain, natural-log units; 0 for ``argmax``.
-        naming: how sure the names are; None for ``argmax`` and where nothing was found.
-        candidates: of the first look at the image.
-        context: what a level reader read along it; None where nothing did.
+        naming: probability of the names; None for ``argmax`` and if nothing was found.
+        candidates: of the first detection on the image.
+        context: the level reader's reading along it; None without one.
     """
 
     structures: tuple[DecodedStructure, ...]
@@ -128,7 +129,7 @@ def decode_spine(
     Args:
         candidates: of one image.
         settings: default: ordered spine with the module's defaults.
-        context: what a level reader read along the chain that was decoded without it.
+        context: the level reader's reading along the chain that was decoded without it.
     """
     settings = settings or DecodeSettings()
     offered = frozenset(candidates.rank.tolist())
@@ -154,14 +155,14 @@ def decode_spine(
 
 
 def decode_chain(candidates: Candidates, settings: DecodeSettings) -> tuple[DecodedStructure, ...]:
-    """The structures alone of [decode_spine][] without a context, which a context is read along."""
+    """The structures of [decode_spine][] without a context, along which a context is read."""
     unary, pairwise = unary_scores(candidates, settings), pairwise_scores(candidates, settings)
     chain, _ = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
     return structures_of(candidates, chain)
 
 
 def unary_scores(candidates: Candidates, settings: DecodeSettings) -> FloatArray:
-    """(N,) worth of each candidate alone: log-odds above those of the reference confidence."""
+    """(N,) score of each candidate alone: log-odds relative to the reference confidence."""
     confidence = np.clip(candidates.confidence, 1e-4, 0.995)
     reference = settings.reference_confidence
     logit = np.log(confidence) - np.log1p(-confidence)
@@ -169,9 +170,9 @@ def unary_scores(candidates: Candidates, settings: DecodeSettings) -> FloatArray
 
 
 def pairwise_scores(candidates: Candidates, settings: DecodeSettings) -> FloatArray:
-    """(N, N) worth of candidate j following candidate i, never above 0; -inf where not allowed.
+    """(N, N) score of candidate j following candidate i, never above 0; -inf if not allowed.
 
-    Allowed are only pairs in which j is of a lower level and lies lower in the image.
+    Candidate j must be of a lower level and lie lower in the image.
     """
     (x, y), height, rank = candidates.point_xy.T, candidates.height, candidates.rank
     i, j = np.nonzero((rank[None, :] > rank[:, None]) & (y[None, :] - y[:, None] > TINY))
@@ -191,9 +192,9 @@ def best_chain(
 
     Args:
         rank: (N,) rank of each candidate, not falling.
-        unary: (N,) worth of each; -inf bars a candidate.
-        pairwise: (N, N) worth of succession.
-        end_cost: price of each level left out at either end (of all eleven, for an empty chain).
+        unary: (N,) score of each; -inf excludes a candidate.
+        pairwise: (N, N) score of succession.
+        end_cost: cost of each level left out at either end (of all eleven, for an empty chain).
 
     Returns:
         Indices of the chosen candidates, top to bottom, and the score.

@@ -1,15 +1,14 @@
-"""One image in, its spine out: the detector's looks, the level reader, and the naming, joined.
+"""The spine of one image, from detector, level reader and naming.
 
-A naming is chosen among whole hypotheses. The chain that the detector's own names suggest is
-read by the level reader; then each rival, every name one or two rungs higher or lower, is completed
-at its ends with boxes whatever level they bear, laid along its own chain, read along it and scored:
-by the chain's score and by what is read along the whole strip, above T12-L1 and below L5-S1
-included. The best is given. Where the first reading leaves no doubt, rivals are scored by it alone,
-which costs nothing.
+A naming is chosen among whole hypotheses. The level reader reads the chain that the detector's own
+names suggest. In each rival naming, every name is one or two vertebrae higher or lower. A rival is
+completed at its ends with boxes of any level, straightened along its own chain, read and scored.
+The total is the chain's score plus the reading of the whole strip, including the places above
+T12-L1 and below L5-S1. The best hypothesis wins. If the first reading leaves no doubt, rivals are
+scored by it alone, at no cost.
 
-Where the answer is in doubt all the same, the detector looks again: at a brighter image, and at
-the lower part of the frame alone, where structures are larger; what all looks offer is decoded as
-one.
+If the result is still doubtful, the detector runs again: on a brighter image, and on the lower part
+of the frame alone, where structures are larger. The candidates of all runs are decoded together.
 
 Coordinates are native pixels, x right, y down, origin at the centre of the top left pixel.
 """
@@ -70,14 +69,14 @@ ReadLevels = Callable[[Sequence[DecodedStructure]], Context | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookSettings:
-    """How the detector is asked.
+    """How the detector is run.
 
     Attributes:
-        confidence: boxes less sure are no candidates.
-        iou: boxes of one level that overlap more are one box.
+        confidence: boxes below it are not candidates.
+        iou: boxes of one level that overlap more are merged.
         batch: images per forward pass.
-        per_level: only that many most confident candidates of a level are kept.
-        again: look again where the first look leaves a doubt.
+        per_level: number of most confident candidates to keep for each level.
+        again: run again if the first result is doubtful.
     """
 
     confidence: float = 0.01
@@ -93,9 +92,9 @@ class Hypothesis:
 
     Attributes:
         chain: indices of its candidates, top to bottom.
-        score: of the chain, what is read at its structures included.
+        score: of the chain, including the reading at its structures.
         reading: see `reading_of`.
-        context: that it was read in.
+        context: the reading it was scored with.
     """
 
     chain: tuple[int, ...]
@@ -105,14 +104,14 @@ class Hypothesis:
 
     @property
     def total(self) -> float:
-        """By which hypotheses are compared."""
+        """The number by which hypotheses are compared."""
         return self.score + self.reading
 
 
 def look_at(
     detector: Detector, images: Sequence[PixelArray], look: LookSettings
 ) -> list[Candidates]:
-    """What the detector offers of each image, uint8 (H, W) grey and upright."""
+    """The detector's candidates in each image, uint8 (H, W) grey and upright."""
     found = detector.detect(images, confidence=look.confidence, iou=look.iou, batch=look.batch)
     return [candidates_of(each, look.per_level) for each in found]
 
@@ -128,12 +127,12 @@ def find_spine(
     """The spine of one image, named as a whole.
 
     Args:
-        detector: offers boxes.
+        detector: gives boxes.
         namer: reads levels along a chain; None leaves the naming to the detector.
         image: (H, W) uint8 grey, upright.
-        decoding: how candidates are weighed.
-        look: how the detector is asked.
-        candidates: what a first look at the image gave, where there was one.
+        decoding: how candidates are weighted.
+        look: how the detector is run.
+        candidates: of a first detection on the image, if there was one.
     """
     if candidates is None:
         (candidates,) = look_at(detector, [image], look)
@@ -151,7 +150,7 @@ def find_spine(
 def read_spine(
     namer: LevelReader, image: PixelArray, candidates: Candidates, decoding: DecodeSettings
 ) -> DecodedSpine:
-    """The spine among candidates as one reading of an image names it; costs a tenth of a look.
+    """The spine among candidates, named by one reading of an image; costs a tenth of a detection.
 
     Its probability compares rivals by that reading alone: it is not the calibrated one of
     [find_spine][].
@@ -161,7 +160,7 @@ def read_spine(
 
 
 def is_doubtful(spine: DecodedSpine, decoding: DecodeSettings) -> bool:
-    """Whether a further look may help: a level is missing, a box or the naming is not sure."""
+    """Whether another detection may help: a level is missing, a box or the naming uncertain."""
     if spine.naming is None or spine.naming.probability < decoding.sure_naming:
         return True
     weak = any(s.confidence < decoding.confidence for s in spine.structures)
@@ -169,12 +168,12 @@ def is_doubtful(spine: DecodedSpine, decoding: DecodeSettings) -> bool:
 
 
 def named_spine(candidates: Candidates, decoding: DecodeSettings, read: ReadLevels) -> DecodedSpine:
-    """The best of all hypotheses, and how sure it is.
+    """The best of all hypotheses, and its probability.
 
     Args:
         candidates: of one image.
-        decoding: how they are weighed.
-        read: reads levels along structures; None where there are too few.
+        decoding: how they are weighted.
+        read: reads levels along structures; None if there are too few.
     """
     plain = decode_chain(candidates, decoding)
     context = read(plain) if len(plain) >= _LEAST else None
@@ -201,7 +200,7 @@ class _Rivalry:
         self.every: BoolArray = np.ones(len(self.unary), dtype=bool)
 
     def hypothesis(self, allowed: BoolArray, context: Context) -> Hypothesis | None:
-        """The best one among candidates that are allowed, as the context reads them."""
+        """The best hypothesis among the allowed candidates, as the context reads them."""
         most, weight = self.decoding.context_most, self.decoding.context_weight
         chain, score = self._chain(
             allowed, self.unary + weight * worth(context, self.named, most=most)
@@ -213,7 +212,7 @@ class _Rivalry:
         return Hypothesis(tuple(chain), score, reading, context)
 
     def rivals_of(self, given: Hypothesis) -> dict[int, Hypothesis]:
-        """By shift; those that come near are read along chains of their own."""
+        """Rivals by shift; close ones are read along their own chains."""
         rivals: dict[int, Hypothesis] = {}
         masks = {s: allowed_when_shifted(self.named, given.chain, s) for s in SHIFTS}
         for shift, allowed in masks.items():
@@ -230,7 +229,7 @@ class _Rivalry:
         return rivals
 
     def spine(self, given: Hypothesis, rivals: Mapping[int, Hypothesis]) -> DecodedSpine:
-        """The spine that a hypothesis gives."""
+        """The spine of a hypothesis."""
         decoding = self.decoding
         structures = structures_of(self.named, given.chain)
         margin = min(self._margin(given, rivals), MOST_MARGIN)
@@ -255,7 +254,7 @@ class _Rivalry:
 
     @staticmethod
     def _margin(given: Hypothesis, rivals: Mapping[int, Hypothesis]) -> float:
-        """By how much the score, or the reading if that is less, is above that of all rivals."""
+        """The margin over all rivals, in score or in reading, whichever is smaller."""
         if not rivals:
             return MOST_MARGIN
         score = max(rival.score for rival in rivals.values())
@@ -264,7 +263,7 @@ class _Rivalry:
 
 
 def _second_looks(detector: Detector, image: PixelArray, look: LookSettings) -> list[Candidates]:
-    """What the detector offers of a brighter image, and of the lower part of it alone."""
+    """The detector's candidates in a brighter image, and in its lower part alone."""
     top = round(len(image) * _LOWER_PART)
     brighter, lower = look_at(detector, [gamma(image, _BRIGHTER), image[top:]], look)
     boxes = lower.box_xyxy + np.array([0, top, 0, top])

@@ -1,4 +1,4 @@
-"""From the classifier's probabilities to grades: a level's kind says which answers are possible."""
+"""From the classifier's probabilities to grades that are possible for a structure's kind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Grade = tuple[SevenGrade | None, BinaryGrade | None]
 
 
 class Grader(Protocol):
-    """What is asked of a classifier; see `spineline.classify.model.Classifier`."""
+    """The interface of a classifier; see `spineline.classify.model.Classifier`."""
 
     @property
     def crop(self) -> CropSpec: ...  # noqa: D102
@@ -61,12 +61,12 @@ def combined_structure_grades(
     crops: Sequence[npt.NDArray[np.uint8]],
     structures: Sequence[DecodedStructure],
 ) -> list[Grade]:
-    """Grades of N structures by several classifiers that answer as one.
+    """Grades of N structures by several combined classifiers.
 
     Args:
         classifier: the combination.
         crops: (N, S, S) for each member, see `CombinedClassifier.cut`.
-        structures: what the crops show.
+        structures: shown in the crops.
     """
     kinds = [s.kind for s in structures]
     levels = np.array([s.rank for s in structures], dtype=np.int64)
@@ -84,14 +84,14 @@ def structure_grades(
     """Grades of N structures.
 
     Seven-class probabilities of the other kind are set to 0 and the rest scaled to add up to 1.
-    Only a disc can carry a Schmorl's node: the binary probability of a vertebra is 0. Where the
-    classifier has no binary head, that of a disc is its seven-class probability of v5 alone.
+    Only a disc can have a Schmorl's node: the binary probability of a vertebra is 0. Without a
+    binary head, that of a disc is its seven-class probability of v5 alone.
 
     Args:
         kinds: of each structure, known from its level.
         grades: the classifier's, one row each.
-        codes: (N,) the classes answered; None for the most probable ones.
-        threshold: from which probability on v5 is called.
+        codes: (N,) the predicted classes; None for the most probable ones.
+        threshold: lowest probability at which v5 is called.
     """
     seven = None if grades.seven is None else masked_seven(kinds, grades.seven)
     if grades.binary is not None:
@@ -115,10 +115,10 @@ def structure_grades(
 
 
 def without_vertebrae(kinds: Sequence[Kind], grades: Sequence[Grade]) -> list[Grade]:
-    """Grades, but for those of vertebrae: none of them can be told where fat is suppressed.
+    """Remove the grades of vertebrae, which are unreliable if fat is suppressed.
 
-    A vertebra is called degenerative by what its marrow looks like, which is mostly fat. A
-    classifier that learnt on frames with fat calls every vertebra degenerative where fat is dark.
+    A vertebra is graded as degenerative by its marrow, which is mostly fat. A classifier trained on
+    images without fat suppression grades every vertebra as degenerative if fat is dark.
     """
     return [
         (None, None) if kind == "vertebra" else grade
@@ -127,7 +127,7 @@ def without_vertebrae(kinds: Sequence[Kind], grades: Sequence[Grade]) -> list[Gr
 
 
 def grade_withheld(structures: Sequence[GradedStructure]) -> list[Remark]:
-    """A warning of vertebrae that bear no grade where discs do."""
+    """A warning if vertebrae have no grade but discs do."""
     levels = tuple(s.level for s in structures if s.kind == "vertebra" and s.seven is None)
     if not levels or all(s.seven is None for s in structures):
         return []
@@ -139,11 +139,10 @@ def grade_withheld(structures: Sequence[GradedStructure]) -> list[Remark]:
 
 
 def unlike_training(grader: object, crops: npt.NDArray[np.uint8]) -> list[Remark]:
-    """A warning where an image's crops have grey values beyond those that a classifier knows.
+    """A warning if the grey values of an image's crops are outside the classifier's training range.
 
     Args:
-        grader: a single classifier; weights that do not say what they were trained on give no
-            warning.
+        grader: a single classifier; weights without a stored range give no warning.
         crops: (N, S, S) of one image.
     """
     greys: GreyRange | None = getattr(grader, "greys", None)

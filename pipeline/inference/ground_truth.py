@@ -1,9 +1,8 @@
-"""What the pipeline is scored against: labels of a source or of a converted dataset.
+"""Ground truth of the pipeline: labels of a source or of a converted dataset.
 
-Each `GroundTruth` pairs one annotated image with the case that the pipeline looks at: with
-``slice=auto`` the whole study, of which the pipeline chooses its own slice; with
-``slice=annotated`` the very slice that was labelled. `aligned` then brings points of another slice
-or series into the label's.
+Each `GroundTruth` pairs one annotated image with the pipeline's case. With ``slice=auto``, that is
+the whole study, of which the pipeline chooses a slice; with ``slice=annotated``, exactly the
+labelled slice. `aligned` then maps points of another slice or series into the label's.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class GroundTruthSet:
 
 
 def load_ground_truth(settings: GroundTruthSettings) -> GroundTruthSet:
-    """Read labels and say where their images are; no pixel is decoded.
+    """Read labels and locate their images; no pixel is decoded.
 
     Raises:
         AnnotationError: the annotation or dataset cannot be read, or nothing in it can be scored.
@@ -80,7 +79,7 @@ def load_ground_truth(settings: GroundTruthSettings) -> GroundTruthSet:
 
 
 def read_ground_truth(settings: GroundTruthSettings) -> GroundTruthSet:
-    """Every annotated image that the settings name, wanted or not; it may be none.
+    """Every annotated image of the settings, before any selection; there may be none.
 
     Raises:
         AnnotationError: the annotation or dataset cannot be read, or names no levels.
@@ -111,9 +110,9 @@ def read_ground_truth(settings: GroundTruthSettings) -> GroundTruthSet:
 
 
 def on_labelled_image(result: StudyResult, record: ImageRecord, headers: Headers) -> bool:
-    """Whether the prediction was made on the very image that was labelled.
+    """Whether the prediction was made on exactly the labelled image.
 
-    An image of a dataset is, whatever slice it was converted from: a result of it carries no UID.
+    That is always true for images of a dataset: their results have no UID.
     """
     if result.instance_uid is None and not headers:
         return True
@@ -123,12 +122,12 @@ def on_labelled_image(result: StudyResult, record: ImageRecord, headers: Headers
 def aligned(result: StudyResult, record: ImageRecord, headers: Headers) -> StudyResult:
     """A result with points and boxes in pixels of the labelled image.
 
-    Points of another slice or series go through patient coordinates: out of the slice they were
-    found in, into the labelled slice's plane. The distance between the two planes is dropped: the
-    neighbour of a sagittal slice shows the same levels a few mm aside.
+    Points of another slice or series are mapped through patient coordinates into the labelled
+    slice's plane. The distance between the two planes is ignored: the neighbour of a sagittal slice
+    shows the same levels a few mm to the side.
 
     Raises:
-        AnnotationError: the two images cannot be brought together.
+        AnnotationError: the two images cannot be aligned.
     """
     if on_labelled_image(result, record, headers):
         if (result.width, result.height) != (record.width, record.height):
@@ -190,7 +189,7 @@ def _of_studies(
 
 
 def _from_results(settings: GroundTruthSettings, annotations: Path, images: Path) -> GroundTruthSet:
-    """Results that a reader has looked at and corrected; the others say nothing of the truth."""
+    """The results that a reader has reviewed; others are not ground truth."""
     rules = ResultRules(reviewed_only=True, keep_abstained=True, rule_boxes=False)
     try:
         studies: Sequence[Study] = scan(images)
@@ -224,7 +223,7 @@ def _from_dataset(settings: GroundTruthSettings, data: Path) -> GroundTruthSet:
 
 
 def _wanted(truths: Sequence[GroundTruth], settings: GroundTruthSettings) -> list[GroundTruth]:
-    """Those of the part of the split, and of the ids, that the settings name."""
+    """The truths in the requested part of the split, with the requested ids."""
     kept = list(truths)
     if settings.split is not None:
         parts = split_studies([truth.record.study_id for truth in kept], str(settings.split))
@@ -243,7 +242,7 @@ def _names(record: ImageRecord) -> set[str]:
 
 
 def _with_spacing(truth: GroundTruth, settings: GroundTruthSettings) -> GroundTruth:
-    """The truth with the spacing that the user states for images that carry none."""
+    """The truth with the user's pixel spacing, if its image has none."""
     record = truth.record
     spacing = settings.spacing_mm
     if settings.fov_mm is not None:

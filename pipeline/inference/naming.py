@@ -1,24 +1,23 @@
-"""The naming of a spine as a step of its own: which of the rungs is L1?
+"""The naming of a spine as a separate step: which vertebra is L1?
 
-Local boxes hardly tell one vertebra from the next, so that a chain of well found structures may
-bear names that are all one rung too high or too low. Here the chain that the decoder chose is
-compared with its rivals: the best chains in which the same places are named one or two rungs (one
-rung is a vertebra and a disc, two ranks) higher or lower, ends being lost or gained. The scores, in
-natural-log units, become probabilities by a softmax of ``score / TEMPERATURE``.
+Single boxes hardly distinguish one vertebra from the next. So a chain of well found structures may
+have names that are all one vertebra too high or too low. Here the decoder's chain is compared with
+its rivals. They are the best chains in which the same places are named one or two vertebrae higher
+or lower (two ranks for each), with ends lost or gained. A softmax of ``score / TEMPERATURE`` turns
+the scores, in natural-log units, into probabilities.
 
-A temperature is needed because the eleven boxes of a spine err together: where one is named a rung
-too high, its neighbours are too, and scores that are sums over structures overstate what is known.
-`TEMPERATURE` was fitted by maximum likelihood of the right shift on detections of spines that the
-detector had not been trained on: four YOLOv8n, three trained on 67 spines and tried on 33 others,
-one trained on 100 and tried on 49 others; 148 namings, 17 of them wrong. All four together give
-9.3, and the two whose recipes are in use, with 1 of 82 wrong, 8.5. With so few wrong namings of a
-good detector the value is uncertain; ``naming.ece`` and ``naming.brier`` of ``pipeline val`` tell
-how well it holds elsewhere.
+A temperature is needed because the errors of a spine's eleven boxes are correlated. If one is named
+too high, its neighbours are too, and sums of scores over structures overstate the certainty.
+`TEMPERATURE` was fitted by maximum likelihood of the right shift on detections of unseen spines by
+four YOLOv8n. Three were trained on 67 spines and tested on 33 others, one on 100 and 49 others; of
+148 namings, 17 were wrong. All four together give 9.3, and the two whose recipes are in use, with 1
+of 82 wrong, 8.5. With so few wrong namings of a good detector, the value is uncertain;
+``naming.ece`` and ``naming.brier`` of ``pipeline val`` measure how well it holds elsewhere.
 
-Where a level reader reads the spine (`spineline.pipeline.inference.find_spine`), every rival is
-completed, read and scored along a chain of its own, and the best of all is given. Its probability
-is then a logistic function of `NamingEvidence`, whose coefficients `COEFFICIENTS` are fitted by
-``benchmarks/naming_stress.py fit=true``; the softmax shares the rest among the rivals.
+With a level reader (`spineline.pipeline.inference.find_spine`), every rival is completed, read and
+scored along its own chain, and the best of all is chosen. Its probability is then a logistic
+function of `NamingEvidence`, with `COEFFICIENTS` fitted by
+``benchmarks/naming_stress.py fit=true``. The rivals share the rest by a softmax.
 """
 
 from __future__ import annotations
@@ -34,49 +33,52 @@ from spineline.datasets.common.arrays import BoolArray
 from spineline.pipeline.inference.candidates import SEGMENT_RANKS, Candidates
 
 SHIFTS = (-2, -1, 1, 2)
-"""The rivals, in rungs: 1 is every name one rung lower, so that what is called L3 is L4."""
+"""Shifts of the rivals, in vertebrae: with 1, every name is one lower, so that L3 becomes L4."""
 
 TEMPERATURE = 9.0
-"""Of the softmax; see the module's text for how it was fitted."""
+"""Temperature of the softmax; the module's docstring describes the fit."""
 
 TEMPERATURE_IN_CONTEXT = 9.0
-"""The same for scores in which a namer's reading counts.
+"""The same for scores that include a level reader's reading.
 
-Fitted in the same way on the three detectors tried on 33 spines, of whose 99 namings 6 were then
+It was fitted in the same way on the three detectors tested on 33 spines, with 6 of 99 namings
 wrong: 6.4 with the weakest of them (29 of 33 right), 9.4 without it.
 """
 
 SURE = 0.9
-"""A naming less probable than this is warned of: a rival scores within about 20 of it."""
+"""A less probable naming gets a warning: a rival's score is within about 20 of its score."""
 
 
 _MOST_ODDS = 12.0  # natural log; no finite sample shows more
 _NO_RIVAL = -1e3  # natural-log units
 
 MOST_MARGIN = 40.0
-"""Margins above it say no more."""
+"""Larger margins are treated as equal."""
 
 COEFFICIENTS: Mapping[str, float] = MappingProxyType(
     {"constant": -1.6706, "margin": 0.0587, "score": 0.0814}
 )
-"""Of the log-odds that a naming is right, by the fields of `NamingEvidence`.
+"""Coefficients of the log-odds that a naming is right, by the fields of `NamingEvidence`.
 
-Fitted by ``benchmarks/naming_stress.py fit=true`` on 41 of 75 spines of the Tianchi set under 27
-changes, each by networks of three folds that had not seen it: 1,107 looks. On the other 34 spines
-the calibration error is 0.022. How much of the image lies below L5-S1 adds nothing: a sacrum that
-is not in the image is told by a warning of its own.
+They were fitted by ``benchmarks/naming_stress.py fit=true`` on 41 of 75 spines of the Tianchi set
+under 27 changes, each with networks of three folds that had not seen it: 1,107 images. On the other
+34 spines, the calibration error is 0.022. The extent of the image below L5-S1 adds nothing: a
+missing sacrum has its own warning.
 """
 
 LEAST_PROBABILITY = 0.93
-"""Names less probable are a guess: the least value at which, of the looks that the above was fitted
-on, 0.99 of the names given are right and 1 in 200 at most is wrong in silence. Of the other spines'
-918 looks, 0.992 of the names given are right and none is wrong in silence.
+"""Less probable names are marked as a guess.
+
+It is the lowest value that meets two conditions on the images of the fit above: 0.99 of the
+accepted namings are right, and at most 1 in 200 images is wrong without a warning. On the 918
+images of the other spines, 0.992 of the accepted namings are right and none is wrong without a
+warning.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """Another naming of the same places: every name ``shift`` rungs lower (above: negative)."""
+    """Another naming of the same places: every name ``shift`` vertebrae lower, if above 0."""
 
     shift: int
     probability: float
@@ -84,11 +86,11 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class NamingEvidence:
-    """What tells how likely a naming is right.
+    """The evidence for a naming.
 
     Attributes:
-        margin: by how much its chain's score is above that of the best rival, or what is read along
-            it above what is read along any other, whichever is less; at most `MOST_MARGIN`.
+        margin: difference of its chain's score from that of the best rival, or of its reading from
+            the best other one, whichever is smaller; at most `MOST_MARGIN`.
         score: of the chain, natural-log units.
     """
 
@@ -96,7 +98,7 @@ class NamingEvidence:
     score: float
 
     def probability(self, coefficients: Mapping[str, float] = COEFFICIENTS) -> float:
-        """Of the naming being right.
+        """The probability that the naming is right.
 
         >>> flat = dict.fromkeys(COEFFICIENTS, 0.0)
         >>> NamingEvidence(40.0, 50.0).probability(flat | {"margin": 0.1})
@@ -112,13 +114,13 @@ class NamingEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How sure the naming of a spine is.
+    """The naming of a spine and its probability.
 
     Attributes:
-        probability: of the names given, 0 … 1.
+        probability: of the chosen names, 0 … 1.
         rivals: by `SHIFTS`; their probabilities and the one above add up to 1.
-        abstained: whether the names are a guess that the user asked not to be given as certain.
-        evidence: what the probability was made of; None where it is the softmax alone.
+        abstained: whether the names are marked as a guess, by the user's minimum.
+        evidence: behind the probability; None if it comes from the softmax alone.
     """
 
     probability: float
@@ -135,7 +137,7 @@ def name_chain(
     *,
     temperature: float = TEMPERATURE,
 ) -> Naming | None:
-    """How sure the names of a chain are, against those one or two rungs away.
+    """The probability of a chain's names against those one or two vertebrae away.
 
     Args:
         candidates: of one image.
@@ -145,7 +147,7 @@ def name_chain(
         temperature: of the softmax, above 0.
 
     Returns:
-        None where the chain is empty: there is nothing to name.
+        None if the chain is empty.
     """
     if not len(chain):
         return None
@@ -157,11 +159,11 @@ def name_chain(
 def weighed_naming(
     evidence: NamingEvidence, rivals: Mapping[int, float], *, temperature: float
 ) -> Naming:
-    """A naming as probable as its evidence makes it; the rest is shared by the rivals' scores.
+    """A naming with the probability of its evidence; the rivals share the rest by their scores.
 
     Args:
-        evidence: of the naming given.
-        rivals: scores by shift; of `SHIFTS`, those without one share next to nothing.
+        evidence: of the chosen naming.
+        rivals: scores by shift; of `SHIFTS`, those without a score get almost nothing.
         temperature: of the softmax among rivals.
     """
     probability = evidence.probability()
@@ -172,10 +174,10 @@ def weighed_naming(
 
 
 def allowed_when_shifted(candidates: Candidates, chain: Sequence[int], shift: int) -> BoolArray:
-    """(N,) candidates that fit the chain's places when every name is ``shift`` rungs lower.
+    """(N,) candidates that fit the chain's places if every name is ``shift`` vertebrae lower.
 
     The place of a structure is within a quarter of its box's height of its centre. There, only the
-    shifted name is allowed, and that name nowhere else; a name that no place gains may be anywhere.
+    shifted name is allowed, and that name nowhere else. A name that no place gains may be anywhere.
     """
     points, heights = candidates.point_xy, candidates.height
     allowed = np.ones(len(points), dtype=bool)
@@ -198,7 +200,7 @@ def softmax(scores: Sequence[float], temperature: float) -> list[float]:
 
 
 def abstain(naming: Naming | None, minimum: float) -> Naming | None:
-    """The naming, marked as abstained where its probability is below the minimum."""
+    """The naming, marked as abstained if its probability is below the minimum."""
     if naming is None:
         return None
     return replace(naming, abstained=naming.probability < minimum)

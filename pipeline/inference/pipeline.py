@@ -97,18 +97,18 @@ if TYPE_CHECKING:
 
 
 NO_SPINE = DecodedSpine((), ())
-"""What is said of a frame that is refused."""
+"""The spine of a refused frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """One frame with what was found in it.
+    """One frame with the findings in it.
 
     Attributes:
         frame: as the models saw it.
         spine: the decoded structures, in the frame's own coordinates (upright).
         result: the answer, in the coordinates of the stored pixels.
-        settings: short hash of what was set for the models; empty by default.
+        settings: short hash of the changed model settings; empty by default.
     """
 
     frame: Frame
@@ -319,11 +319,11 @@ class Pipeline:
         )
 
     def offered(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Candidates]:
-        """What the detector offers of images."""
+        """The detector's candidates in images."""
         return look_at(self.detector, images, self._looking())
 
     def _looking(self) -> LookSettings:
-        """How the detector is asked."""
+        """The settings of the detector's runs."""
         settings = self.settings
         return LookSettings(
             confidence=settings.candidate_confidence,
@@ -333,7 +333,7 @@ class Pipeline:
         )
 
     def _look(self, frames: Sequence[Frame], how: DecodeSettings) -> list[Joined]:
-        """The spine of each frame; all first looks go through the detector together."""
+        """The spine of each frame; all first detections share batches."""
         settings = self.settings
         if how.method == "argmax":  # names each box by itself: there is nothing to join
             frames = [replace(frame, around=None) for frame in frames]
@@ -361,7 +361,7 @@ class Pipeline:
     def _grade(
         self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]
     ) -> tuple[list[list[Grade]], list[list[Remark]]]:
-        """Grades of the structures of each frame, and what the look of its crops warns of.
+        """Grades of the structures of each frame, and warnings about its crops.
 
         All crops go through the classifier together.
         """
@@ -400,7 +400,7 @@ class Pipeline:
     def _crops(
         self, frame: Frame, spine: DecodedSpine, spec: CropSpec, only: BoolArray | None = None
     ) -> npt.NDArray[np.uint8]:
-        """(N, size, size): the structures of a frame, all or some, cut as a classifier wants."""
+        """(N, size, size): the structures of a frame, all or some, cut as a classifier requires."""
         if not spine.structures:
             return np.empty((0, spec.size, spec.size), np.uint8)
         points = np.array([s.point_xy for s in spine.structures])
@@ -458,11 +458,11 @@ class Pipeline:
 
 
 def batch_size(settings: ModelSettings) -> int:
-    """How many images the models get at once; ``batch=auto`` goes by the device.
+    """The number of images per batch; ``batch=auto`` depends on the device.
 
-    On the CPU that is one: larger batches gain little there, and the last bits of a network's
-    numbers depend on the size of its batch. A study's result is then the same to the byte whatever
-    studies it is run with, in a whole run, in one that went on later, or on a cluster.
+    On the CPU, it is one: larger batches gain little there, and the last bits of a network's
+    numbers depend on the batch size. So a study's result is the same to the byte whatever studies
+    it is run with, also in a continued run or on a cluster.
     """
     if not isinstance(settings.batch, str):
         return settings.batch
@@ -470,7 +470,7 @@ def batch_size(settings: ModelSettings) -> int:
 
 
 def on_cpu(settings: ModelSettings) -> bool:
-    """Whether the models are to run on the CPU."""
+    """Whether the models run on the CPU."""
     return check_device(settings.device) == "cpu"
 
 
@@ -488,10 +488,10 @@ _version = functools.cache(package_version)
 
 
 def bundle_of(settings: ModelSettings) -> Bundle:
-    """The files of the networks that settings name, checked.
+    """The checked files of the networks that settings name.
 
-    A bundle's namer goes with the bundle's detector: where another detector takes its place, there
-    is none unless it is named.
+    A bundle's level reader belongs to the bundle's detector: with another detector, there is none
+    unless it is named.
 
     Raises:
         ConfigError: ``none`` in place of a detector or classifier.
@@ -521,7 +521,7 @@ def bundle_of(settings: ModelSettings) -> Bundle:
 
 
 def _members(settings: ModelSettings) -> tuple[str | None, str | None, str | None]:
-    """Names or paths of detector, classifier and namer (or ``none``) where settings give them."""
+    """Names or paths of detector, classifier and level reader (or ``none``), if they are set."""
     namer = None if settings.namer == "bundle" else settings.namer
     parts = [part.strip() or None for part in settings.weights.split(",")]
     if len(parts) == 1:
@@ -534,7 +534,7 @@ def _members(settings: ModelSettings) -> tuple[str | None, str | None, str | Non
 
 
 def _bundle_named(settings: ModelSettings) -> Bundle:
-    """The bundle of ``weights=``; one network's name or path takes its place in the default."""
+    """The bundle of ``weights=``; the name or path of one network replaces it in the default."""
     name, registry = settings.weights, load_registry()
     path_like = Path(name).suffix or len(Path(name).parts) > 1 or Path(name).is_file()
     if name in registry.bundles or not (registry.find(name) or path_like):
@@ -552,7 +552,7 @@ def _bundle_named(settings: ModelSettings) -> Bundle:
 def _joined(
     detector: WeightsFile, classifiers: Sequence[WeightsFile], namer: WeightsFile | None
 ) -> Bundle:
-    """A bundle of files that the user put together, named after them."""
+    """A bundle of files that the user combined, named after them."""
     names = [file.name for file in (detector, *classifiers, namer) if file is not None]
     return make_bundle(",".join(names), detector, classifiers, namer)
 
@@ -560,7 +560,7 @@ def _joined(
 def _structures(
     frame: Frame, structures: Sequence[DecodedStructure], grades: Sequence[Grade]
 ) -> tuple[GradedStructure, ...]:
-    """Structures with grades, in stored pixels and in the patient's frame."""
+    """Structures with grades, in stored pixels and in patient coordinates."""
     if not structures:
         return ()
     points = frame.turn.to_native(np.array([s.point_xy for s in structures]))

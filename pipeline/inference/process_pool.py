@@ -1,15 +1,16 @@
-"""Worker processes that apply a function; one that crashes, hangs or grows costs its item alone.
+"""Worker processes that apply a function; one that crashes, hangs or grows loses only its item.
 
     with ProcessPool(function, workers=2, limits=Limits(seconds=60, megabytes=2048)) as pool:
         for result in pool.map(items):
             result.item, result.value, result.failure
 
-Each worker has a pipe of its own, so that one killed while it writes harms no other: with pebble,
-which has one pipe for all, five runs with three kills each hung once; concurrent.futures and loky
-give up all work where one worker ends. A task costs 0.6 to 0.9 ms of processor by pebble,
+Each worker has its own pipe, so that one killed while it writes does not affect the others. With
+pebble, which shares one pipe, one of five runs with three kills each hung; concurrent.futures and
+loky abandon all work if one worker ends. A task costs 0.6 to 0.9 ms of processor time with pebble,
 concurrent.futures and these pipes alike.
 
-On Linux workers are forks, which share what this process has loaded; elsewhere they start anew.
+On Linux, workers are forks, which share what this process has loaded; elsewhere they start from
+scratch.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ Value = TypeVar("Value")
 TaskFailureKind = Literal["reading", "timeout", "crash", "memory"]
 
 FORKS = sys.platform == "linux"
-"""Whether workers have what this process has loaded."""
+"""Whether workers share what this process has loaded."""
 
 _START_SECONDS = 300.0
 _GRACE_SECONDS = 10.0
-"""After so long beyond its limit a worker ends by itself, should nobody be there to end it."""
+"""A worker ends itself this long after its limit, in case its parent does not."""
 _PR_SET_PDEATHSIG = 1
 _CONTEXT: Any = multiprocessing.get_context("fork" if FORKS else "spawn")
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
@@ -51,10 +52,10 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one item may take: seconds, and MB of memory beyond what a worker has at its start.
+    """The limits of one item: seconds, and MB of memory beyond a worker's at its start.
 
-    Memory is limited on Linux alone, by the address space: an allocation over the limit fails
-    there and then, before the machine swaps or its out-of-memory killer chooses a victim.
+    Memory is limited only on Linux, by the address space. An allocation over the limit fails at
+    once, before the machine swaps or its out-of-memory killer chooses a victim.
     """
 
     seconds: float = 60.0
@@ -66,7 +67,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class TaskFailure:
-    """Why there is no value of an item."""
+    """Why an item has no value."""
 
     kind: TaskFailureKind
     reason: str
@@ -74,7 +75,7 @@ class TaskFailure:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult(Generic[Item, Value]):
-    """What became of one item: a value, or a failure; and how long it took."""
+    """The outcome of one item: a value or a failure, and its duration."""
 
     item: Item
     value: Value | None
@@ -83,12 +84,12 @@ class TaskResult(Generic[Item, Value]):
 
 
 class ProcessPool(Generic[Item, Value]):
-    """Processes that apply a function to items, each to one at a time.
+    """Processes that apply a function to items, one at a time each.
 
     Args:
-        function: gives a value that can be pickled; what it raises becomes the item's failure.
-            Where workers are no forks, it must be picklable itself.
-        workers: how many processes; 0 applies the function in this one, without limits.
+        function: returns a value that can be pickled; an exception becomes the item's failure.
+            Where workers are not forks, it must be picklable itself.
+        workers: number of processes; 0 applies the function in this one, without limits.
         limits: of each item.
 
     Raises:
@@ -121,7 +122,7 @@ class ProcessPool(Generic[Item, Value]):
         self.close()
 
     def map(self, items: Iterable[Item]) -> Iterator[TaskResult[Item, Value]]:
-        """Results as they are ready; the first items are under way when this returns.
+        """Results as they are ready; the first items are in progress on return.
 
         Raises:
             SpinelineError: a worker ended and no other can be started.
@@ -136,7 +137,7 @@ class ProcessPool(Generic[Item, Value]):
         return self._results(busy, coming)
 
     def close(self) -> None:
-        """End the processes, whatever they are at."""
+        """End the processes, even in the middle of an item."""
         for worker in self._workers:
             worker.end()
 
@@ -167,7 +168,7 @@ class ProcessPool(Generic[Item, Value]):
 
 
 class _Worker(Generic[Item, Value]):
-    """One process, from this side of its pipe; a new one takes its place where it ended."""
+    """One process with this side of its pipe; it is replaced if it ends."""
 
     def __init__(self, function: Callable[[Item], Value], limits: Limits) -> None:
         self._function = function
@@ -177,11 +178,11 @@ class _Worker(Generic[Item, Value]):
 
     @property
     def deadline(self) -> float:
-        """When its item has taken too long, on the monotonic clock."""
+        """The time limit of its item, on the monotonic clock."""
         return self._began + self._limits.seconds
 
     def give(self, item: Item) -> None:
-        """Have it work on an item; where it ended before, a new one does."""
+        """Start work on an item, in a new process if the old one has ended."""
         self._item = item
         if self._process is None:
             self._start()
@@ -193,7 +194,7 @@ class _Worker(Generic[Item, Value]):
             self._hand_over()
 
     def result(self) -> TaskResult[Item, Value]:
-        """What it answers, or that it ended."""
+        """Its answer, or the failure that it ended."""
         try:
             value, failure = self.connection.recv()
         except (EOFError, OSError):
@@ -204,14 +205,14 @@ class _Worker(Generic[Item, Value]):
         return TaskResult(self._item, value, failure, time.monotonic() - self._began)
 
     def timed_out(self) -> TaskResult[Item, Value]:
-        """End it, for it takes too long."""
+        """End it because it took too long."""
         self.end()
         reason = f"it took longer than timeout={self._limits.seconds:g} seconds; "
         failure = TaskFailure("timeout", reason + "allow more by timeout=")
         return TaskResult(self._item, None, failure, time.monotonic() - self._began)
 
     def end(self) -> int | None:
-        """End the process if there is one; its exit status, below 0 for a signal."""
+        """End the process if there is one; returns its exit status, below 0 for a signal."""
         if self._process is None:
             return None
         self._process.kill()
@@ -257,7 +258,7 @@ def _no_start(reason: str) -> str:
 
 @contextmanager
 def _ctrl_c_held() -> Iterator[None]:
-    """Keep Ctrl-C from processes that start meanwhile: it is for this one to handle."""
+    """Block Ctrl-C for processes that start in the meantime: this process handles it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -269,7 +270,7 @@ def _ctrl_c_held() -> Iterator[None]:
 
 
 def how_it_ended(status: int | None) -> str:
-    """A process's end in words, from its exit status, which is below 0 for a signal.
+    """How a process ended, from its exit status, which is below 0 for a signal.
 
     >>> how_it_ended(-11)
     'signal 11 (SIGSEGV)'
@@ -287,7 +288,7 @@ def how_it_ended(status: int | None) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of this machine or of its GPU."""
+    """Whether an error means that memory ran out, on this machine or its GPU."""
     text = str(error).lower()
     if isinstance(error, MemoryError) or "insufficient memory" in text:  # the latter of OpenCV
         return True
@@ -304,7 +305,7 @@ def _applied(
 
 
 def _failure_of(error: Exception, limits: Limits) -> TaskFailure:
-    """What an exception means for the item."""
+    """The failure of an item by an exception."""
     if is_out_of_memory(error):
         reason = f"it needs more than max_memory={limits.megabytes} MB; allow more by max_memory="
         return TaskFailure("memory", reason)
@@ -315,7 +316,7 @@ def _failure_of(error: Exception, limits: Limits) -> TaskFailure:
 
 
 def _unsendable(error: Exception, limits: Limits) -> TaskFailure:
-    """What it means for the item that its value could not be pickled; Python may not say so."""
+    """The failure of an item whose value could not be pickled; the error may not say so."""
     failure = _failure_of(error, limits)
     if failure.kind != "reading":
         return failure
@@ -329,7 +330,7 @@ def _unsendable(error: Exception, limits: Limits) -> TaskFailure:
 def _serve(
     connection: Connection, function: Callable[[Any], Any], limits: Limits, parent: int
 ) -> None:
-    """The life of a worker: it answers until its parent is gone."""
+    """The loop of a worker, which answers until its parent is gone."""
     _settle_in(parent)
     _limit_memory(limits.megabytes)
     try:
@@ -350,7 +351,7 @@ def _serve(
 
 
 def _settle_in(parent: int) -> None:
-    """Make this process one that is quiet and ends with its parent."""
+    """Silence this process and end it with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if FORKS:
@@ -370,7 +371,7 @@ def _settle_in(parent: int) -> None:
 
 
 def _limit_memory(megabytes: int) -> None:
-    """Allow so much address space more than there is now, where the system can be asked for it."""
+    """Limit the address space to this much more than now, where the system allows it."""
     try:
         import resource
 

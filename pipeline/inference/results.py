@@ -1,7 +1,7 @@
-"""What the pipeline says of one study, and its JSON form (``result.json``).
+"""The pipeline's result for one study, and its JSON form (``result.json``).
 
 Points and boxes are native pixels of the image used, origin at the centre of the top left pixel, x
-right, y down; ``point_mm`` is in the patient's frame (DICOM LPS: left, posterior, superior), in mm.
+right, y down; ``point_mm`` is in patient coordinates (DICOM LPS: left, posterior, superior), in mm.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SevenGrade:
 
     Attributes:
         class_index: 0 … 6, see ``SEVEN_NAMES``; the most probable one, unless the classifier
-            adjusts its choice by how frequent classes are.
+            adjusts its choice by class frequencies.
         probabilities: seven numbers in the order of the code; those of the other kind are 0, the
             rest add up to 1.
     """
@@ -45,7 +45,7 @@ class SevenGrade:
 
     @property
     def tied_with(self) -> int | None:
-        """The class that is all but as probable, where there is one.
+        """The class that is almost as probable, if there is one.
 
         >>> SevenGrade(3, (0.0, 0.0, 0.4, 0.44, 0.16, 0.0, 0.0)).tied_with
         2
@@ -63,7 +63,7 @@ class BinaryGrade:
     Attributes:
         class_index: 0 or 1.
         probability: of 1.
-        threshold: from which probability on the class is 1.
+        threshold: lowest probability at which the class is 1.
     """
 
     class_index: int
@@ -87,14 +87,14 @@ class GradedStructure:
 
 @dataclass(frozen=True, slots=True)
 class SlicesSeen:
-    """Which slices of a study were looked at.
+    """The slices of a study that were read.
 
-    Places are those in the series of the image used, sorted along its normal, from 1.
+    Indices refer to the series of the image used, sorted along its normal, from 1.
 
     Attributes:
-        graded: the slice that points and grades are of.
-        looked_at: it and the others, rising.
-        other_series: images looked at in series beside its own.
+        graded: the slice of the points and grades.
+        looked_at: all slices read, in rising order.
+        other_series: number of images read in other series.
     """
 
     graded: int
@@ -231,10 +231,10 @@ def read_result(path: Path) -> StudyResult:
 
 
 def _check(result: StudyResult) -> None:
-    """Refuse a result in which something cannot be.
+    """Refuse an inconsistent result.
 
     Raises:
-        ValueError: says what.
+        ValueError: with the reason.
     """
     if result.width < 1 or result.height < 1:
         raise ValueError(f"an image of {result.width} x {result.height} pixels")

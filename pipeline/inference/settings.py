@@ -1,4 +1,4 @@
-"""Settings of the pipeline itself, and of the ground truth that it is compared with."""
+"""Settings of the pipeline itself, and of the ground truth for its evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spineline.pipeline.inference.naming import LEAST_PROBABILITY
 from spineline.weights import names_in_list
 
 SliceCount: TypeAlias = "int | Literal['auto']"
-"""How many slices of a study are looked at."""
+"""The number of slices to read per study."""
 
 _WEIGHTS = (
     "bundle, DETECTOR,CLASSIFIER, or one network that replaces its counterpart in "
@@ -49,7 +49,7 @@ _CROPS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings(Settings):
-    """The keys that decide what the pipeline makes of an image."""
+    """The keys that determine the pipeline's result for an image."""
 
     weights: str = key(_WEIGHTS, default="default", group="model")
     detector: str | None = key(_DETECTOR, default=None, group="model")
@@ -114,7 +114,7 @@ class ModelSettings(Settings):
 
 
 def mixed_precision(settings: ModelSettings) -> bool:
-    """Whether the models compute in half precision where that is enough; auto: on CUDA."""
+    """Whether the models compute in half precision where that suffices; auto: on CUDA."""
     if isinstance(settings.half, str):
         return check_device(settings.device) not in ("cpu", "mps")
     return settings.half
@@ -123,14 +123,14 @@ def mixed_precision(settings: ModelSettings) -> bool:
 _TOLD_ELSEWHERE = (
     "weights", "detector", "classifier", "namer", "trust", "batch", "device", "half", "runtime",
 )  # fmt: skip
-"""By the hash of the weights, or they change no result but for its last digits."""
+"""Keys that are covered by the hash of the weights, or change only the last digits of a result."""
 
 
 def changed_settings(settings: ModelSettings) -> str:
-    """Six hexadecimal digits of those settings of the models that are not the default.
+    """Six hexadecimal digits of a hash of the model settings that are not the default.
 
     Returns:
-        The digits; empty where all of them are the default.
+        The digits; empty if all settings are the default.
 
     >>> changed_settings(ModelSettings()), changed_settings(ModelSettings(slices=1))
     ('', 'ead8ce')
@@ -166,7 +166,7 @@ def check_spacing(spacing_mm: float | None, fov_mm: float | None) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroundTruthSettings(ModelSettings):
-    """The keys that say which labels the pipeline is compared with."""
+    """The keys that select the ground truth."""
 
     source: Path | None = key("folder of DICOM studies, or of frames", default=None, group="data")
     annotations: Path | None = key(

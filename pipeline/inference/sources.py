@@ -1,7 +1,7 @@
-"""What the pipeline looks at: studies, volumes, images, archives; each made one 8-bit frame.
+"""Inputs of the pipeline: studies, volumes, images and archives, each as one 8-bit frame.
 
-A `Case` is known by headers or names alone; `load_frame` reads its pixels. Models see a frame the
-usual way round (face to the left, head up); everything written is in the stored pixels' frame.
+A `Case` is known by headers or names alone; `load_frame` reads its pixels. Models see a frame
+upright (face to the left, head up); all outputs use the coordinates of the stored pixels.
 """
 
 from __future__ import annotations
@@ -88,35 +88,35 @@ from spineline.pipeline.inference.slices.beside import slices_beside
 from spineline.pipeline.inference.warnings import warning
 
 _CHUNK = 128
-"""Files whose headers one process reads at a time."""
+"""Number of files whose headers one process reads at a time."""
 _RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
-"""Of the files of a run: a study of such a name would be in their way."""
+"""Suffixes of the files of a run, which a study's name must not have."""
 _NAMED = "the name of the study's folder or file holds the patient's name, number or birth date"
 _BY_NAME = "the middle one by file name was chosen, because the images do not say where they lie"
 _OTHER_SUFFIXES = {Path(f"a{each}").suffix for each in (*VOLUME_FORMATS, *ARCHIVE_SUFFIXES)}
 _MOST_RIVALS = 2
-"""Of equally suited series, so many are looked at beside the first."""
+"""Maximum number of equally suited series to analyse besides the first."""
 _FEW_FILES = 32 * _CHUNK
-"""No more than that are read in this process, if plain: starting others would take longer."""
+"""Up to this number, plain files are read in this process, because starting others takes longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One study or image to look at, before any pixel is read.
+    """One study or image to analyse, before any pixel is read.
 
     Attributes:
         name: unique in its source; names the folder in the output.
-        study: the DICOM study, or None where there is none or ``files`` says what it consists of.
+        study: the DICOM study, or None if there is none or ``files`` describes it.
         files: the DICOM study by its files alone; its headers are read with its pixels.
-        slices: of the study that are looked at, where none is named by ``header``.
-        force: a study without a sagittal T2 series is looked at all the same.
-        header: the slice to take, or None to choose one.
+        slices: number of slices to read, unless ``header`` names one.
+        force: whether to analyse a study without a sagittal T2 series.
+        header: the slice to use, or None to choose one.
         path: the image file of a plain image, or the file of a volume.
         stack: plain images that are the slices of this one study.
         window: ``percentile`` or ``none``, for plain images.
-        unpacked: temporary folders that the case lies in, each with the archive that was unpacked
+        unpacked: temporary folders that contain the case, each with the archive that was unpacked
             to it, the innermost first.
-        problem: why the case cannot be looked at, where that is known already.
+        problem: why the case cannot be analysed, if that is known already.
     """
 
     name: str
@@ -134,14 +134,14 @@ class Case:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Its files, where it is no DICOM study."""
+        """Its files, if it is not a DICOM study."""
         if self.path is None:
             return self.stack
         return volume_files(self.path) if volume_suffix(self.path) else (self.path,)
 
     @property
     def identity(self) -> str:
-        """Changes when a file of the case does, in hexadecimal digits."""
+        """Hexadecimal digits that change when a file of the case does."""
         if self.files is not None:
             return self.files.identity
         states = [_state_of(path) for path in self.paths]
@@ -160,11 +160,11 @@ def _state_of(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A slice whose pixels are read when they are wanted.
+    """A slice whose pixels are read on demand.
 
     Attributes:
         header: the slice.
-        slice_index: its place in its series, see [Frame][].
+        slice_index: its index in its series, see [Frame][].
     """
 
     header: SliceHeader
@@ -173,14 +173,14 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What else of a study is looked at beside one frame.
+    """The other images of a study that may be read besides one frame.
 
     Attributes:
         near: slices beside it, the nearest first.
-        far: further ones, looked at where the others leave a doubt.
-        t1: the slice of a T1 series that lies nearest to it, or none.
-        rivals: the middle slices of series that are as well suited.
-        tie: of the frame's warnings, those that say that there are rivals.
+        far: further ones, read if the others leave a doubt.
+        t1: the slice of a T1 series nearest to it, or none.
+        rivals: the middle slices of equally suited series.
+        tie: the frame's warnings about these rivals.
     """
 
     near: tuple[Frame | Unread, ...] = ()
@@ -196,16 +196,16 @@ class Frame:
 
     Attributes:
         name: of the case.
-        image: uint8 (H, W), the usual way round.
-        turn: how ``image`` came from the stored pixels.
+        image: uint8 (H, W), upright.
+        turn: the reorientation from the stored pixels.
         width, height: of the stored pixels.
         header: the slice of a DICOM study, a volume or a stack of images; None for a plain image.
-        warnings: what was wrong on the way, or leaves the choice of the slice in doubt.
+        warnings: problems on the way, or doubts about the choice of the slice.
         notes: which slice was chosen, then each series and file left out with its reason.
-        slice_index: place of the slice in its series, sorted along the normal, from 0; 0 for plain
+        slice_index: index of the slice in its series, sorted along the normal, from 0; 0 for plain
             images.
-        around: what else of the study is looked at; None where this image alone is.
-        series_found: what the study holds, where none of its series is a sagittal T2 one.
+        around: the other images of the study that may be read; None if there are none.
+        series_found: the content of the study, if it has no sagittal T2 series.
     """
 
     name: str
@@ -259,16 +259,16 @@ def find_cases(
     Args:
         source: study, cohort, DICOM file, volume, image, folder of images, or an archive of these.
         window: of plain images.
-        leave_out: a folder below the source that is not looked into.
-        slices: of each study that are looked at.
-        force: studies without a sagittal T2 series are looked at all the same.
-        stack: the images of a folder are the slices of one study, in the order of their names.
-        unpacking: where archives are unpacked to; they are left out, and told of, without it.
-        workers: processes that read the headers of many files.
-        limits: what reading one file's header may take there.
+        leave_out: a folder below the source to skip.
+        slices: number of slices to read per study.
+        force: analyse studies without a sagittal T2 series too.
+        stack: treat the images of a folder as the slices of one study, in the order of their names.
+        unpacking: where to unpack archives; without it, they are skipped and reported.
+        workers: number of processes that read the headers of many files.
+        limits: of reading one file's header there.
 
     Raises:
-        SpinelineError: no such source, or nothing in it that could be looked at.
+        SpinelineError: no such source, or nothing in it that could be analysed.
     """
     search = _Search(window, slices, force, stack, unpacking, workers, limits)
     return search.cases(source, leave_out)
@@ -346,7 +346,7 @@ class _Search:
         return _read_index(paths, workers=self.workers, limits=self.limits)
 
     def _volumes(self, paths: Sequence[Path], source: Path) -> tuple[Case, ...]:
-        """Cases of volumes, named by their files where these names are unique, else by the way."""
+        """Cases of volumes, named by their files if these names are unique, else by their paths."""
         stems = [_stem(path, volume_suffix(path)) for path in paths]
         used = Counter(stem.lower() for stem in stems)
         ways = ["_".join((*path.relative_to(source).parts[:-1], stem))
@@ -362,7 +362,7 @@ class _Search:
         )
 
     def _archives(self, paths: Sequence[Path], source: Path) -> list[Case]:
-        """The cases in archives, each named by its archive; one that cannot be used is a case."""
+        """The cases in archives, each named by its archive; an unusable archive is a case too."""
         found: list[Case] = []
         for path in paths:
             name = _stem(path, archive_suffix(path))
@@ -377,10 +377,10 @@ class _Search:
         return found
 
     def _in_archive(self, archive: Path, name: str) -> tuple[Case, ...]:
-        """The cases in an archive; all of them begin with ``name``, a single one is its archive's.
+        """The cases in an archive; all names begin with ``name``, and a single case has that name.
 
         Raises:
-            SpinelineError: it cannot be unpacked, or holds nothing that could be looked at.
+            SpinelineError: it cannot be unpacked, or holds nothing that could be analysed.
         """
         if self.unpacking is None:
             raise ArchiveError(f"{archive}: only pipeline predict unpacks archives")
@@ -421,12 +421,12 @@ class _Search:
 
 
 def _stem(path: Path, suffix: str) -> str:
-    """A file's name without a suffix of several parts, fit for a folder."""
+    """A file's name without a suffix of several parts, suitable for a folder."""
     return plain_name(path.name[: len(path.name) - len(suffix)], "study")
 
 
 def _only_folder(folder: Path) -> Path:
-    """The folder, or the one further down that holds all that is in it."""
+    """The folder, or the one further down that holds its whole content."""
     while len(entries := list(folder.iterdir())) == 1 and entries[0].is_dir():
         folder = entries[0]
     return folder
@@ -438,7 +438,7 @@ def _renamed(case: Case, name: str) -> Case:
 
 
 def _apart(cases: Sequence[Case]) -> tuple[Case, ...]:
-    """The cases sorted by name, those of one name told apart by numbers."""
+    """The cases sorted by name, with numbers added to equal names."""
     used: set[str] = set()
     found = []
     for case in sorted(cases, key=lambda case: case.name):
@@ -459,7 +459,7 @@ def _hint_at_stack(images: Sequence[Path], source: Path) -> None:
 
 
 def _beside_files(cases: tuple[Case, ...]) -> tuple[Case, ...]:
-    """The cases, of which none is named like a file that a run writes beside their folders."""
+    """The cases, renamed where a run writes a file of that name beside their folders."""
     used = {case.name.lower() for case in cases}
     renamed = []
     for case in cases:
@@ -471,9 +471,9 @@ def _beside_files(cases: tuple[Case, ...]) -> tuple[Case, ...]:
 
 
 def _read_index(paths: Sequence[Path], *, workers: int, limits: Limits) -> Iterator[IndexEntry]:
-    """The entries of files in their order, read by processes where there are many files.
+    """The entries of files in their order; processes read them if there are many files.
 
-    Of few files only those that pydicom has to read are left to processes.
+    Of few files, processes read only those that need pydicom.
     """
     if workers == 0:
         shown = _shown_index(len(paths))
@@ -509,7 +509,7 @@ def _chunks(paths: Sequence[Path]) -> list[Sequence[Path]]:
 
 
 def _shown_index(count: int) -> Callable[[Sequence[IndexEntry]], Sequence[IndexEntry]]:
-    """Passes entries on, and says now and then how many there were."""
+    """Pass entries on, and log their number from time to time."""
     done = 0
     step = max(_FEW_FILES, count // 10)
 
@@ -528,7 +528,7 @@ def _numbered_entries(chunk: tuple[int, Sequence[Path]]) -> list[IndexEntry]:
 
 
 def _one_by_one(paths: Sequence[Path], limits: Limits) -> list[IndexEntry]:
-    """Entries of files of which one crashes, hangs or floods whoever reads its header."""
+    """Read files one by one after a batch failed because one of them crashes, hangs or floods."""
     entries: list[IndexEntry] = []
     with ProcessPool(index_files, workers=1, limits=limits) as pool:
         for result in pool.map([path] for path in paths):
@@ -569,7 +569,7 @@ def load_frame(case: Case) -> Frame:
 
 
 def _outside(text: str, unpacked: Sequence[tuple[Path, Path]]) -> str:
-    """A text with archives in place of the temporary folders that they were unpacked to."""
+    """Replace temporary folders in a text by the archives that were unpacked to them."""
     for folder, archive in unpacked:
         text = text.replace(str(folder), str(archive))
     return text
@@ -603,7 +603,7 @@ def _loaded(case: Case) -> Frame:
 
 
 def _told(frame: Frame, hide: Callable[[str], str]) -> Frame:
-    """The frame with what its remarks, and those of its rivals, tell of the patient left out."""
+    """Remove identifying text from the remarks of a frame and of its rivals."""
     around = frame.around
     if around is not None:
         tie = tuple(each.hidden(hide) for each in around.tie)
@@ -625,7 +625,7 @@ def _identity_of(study: Study) -> list[str]:
 
 
 def _without_identity(study: Study, identity: Sequence[str], pseudonymous: bool, value: str) -> str:
-    """A value, or what stands in its place where it tells of the patient."""
+    """A value, or its replacement if it identifies the patient."""
     if isinstance(value, SeriesText):
         return value.left_out() if pseudonymous or tells_of(value, identity) else value
     if not tells_of(value, identity):
@@ -663,13 +663,13 @@ def _load_slice(case: Case, study: Study) -> Frame:
 
 
 class _Reader:
-    """Reads the pixels of slices, of each once: what a choice looked at is not read again."""
+    """Reads the pixels of slices, each once, also for the choice of a slice."""
 
     def __init__(self) -> None:
         self._shown: dict[int, tuple[Float32Array, Reorientation]] = {}
 
     def upright(self, header: SliceHeader) -> Float32Array:
-        """The pixels of a slice, the usual way round."""
+        """The pixels of a slice, upright."""
         return self._read(header)[0]
 
     def frame(self, name: str, header: SliceHeader, slice_index: int) -> Frame:
@@ -685,7 +685,7 @@ class _Reader:
 
 
 def _load_stack(case: Case) -> Frame:
-    """The middle of images that are the slices of one study, by the order of their names."""
+    """The middle one of images that are the slices of one study, by the order of their names."""
     headers = image_stack(case.stack)
     middle = len(headers) // 2
     series = SeriesText("" if case.is_pseudonymous else case.name)
@@ -724,7 +724,7 @@ def _framed(
     warnings: tuple[Remark, ...] = (),
     notes: tuple[Remark, ...] = (),
 ) -> Frame:
-    """A slice with all that is to say of it."""
+    """A slice with its warnings and notes."""
     (unread,) = _unread(study, [header])
     frame = replace(reader.frame(case.name, header, unread.slice_index), notes=notes)
     if frame.turn.is_turned:
@@ -738,7 +738,7 @@ def _framed(
 
 
 def _unread(study: Study, headers: Sequence[SliceHeader]) -> tuple[Unread, ...]:
-    """Slices of a study with their places in their series."""
+    """Slices of a study with their indices in their series."""
     places = {
         id(header): place for series in study.series for place, header in enumerate(series.slices)
     }
@@ -746,7 +746,7 @@ def _unread(study: Study, headers: Sequence[SliceHeader]) -> tuple[Unread, ...]:
 
 
 def _surrounded(frame: Frame, around: Surroundings) -> Frame:
-    """The frame in its surroundings, the nearest slices read as far as they can be."""
+    """The frame with its surroundings; the nearest slices are read if possible."""
     near: list[Frame | Unread] = []
     for each in around.near:
         try:
@@ -759,7 +759,7 @@ def _surrounded(frame: Frame, around: Surroundings) -> Frame:
 
 
 def read_beside(frame: Frame, beside: Frame | Unread) -> Frame:
-    """A slice beside a frame, with its pixels; of warnings and notes it has none of its own.
+    """A slice beside a frame, with its pixels and without warnings and notes of its own.
 
     Raises:
         SpinelineError: unreadable pixels, or a constant image.
@@ -770,7 +770,7 @@ def read_beside(frame: Frame, beside: Frame | Unread) -> Frame:
 
 
 def _rivals(case: Case, study: Study, choice: Choice, reader: _Reader) -> Iterator[Frame]:
-    """The middle slices of series that are as well suited as the one chosen."""
+    """The middle slices of series that are equally suited as the chosen one."""
     for header in choice.alternatives[:_MOST_RIVALS]:
         series = next(s for s in study.series if any(h is header for h in s.slices))
         try:
@@ -785,7 +785,7 @@ def _rivals(case: Case, study: Study, choice: Choice, reader: _Reader) -> Iterat
 
 
 def _privacy(header: SliceHeader, names: Sequence[str]) -> list[Remark]:
-    """Warnings where outputs may tell who the patient is, without telling it here."""
+    """Warnings that outputs may identify the patient, without identifying text."""
     remarks, found = privacy_remarks(header, names), []
     if remarks.burned_in:
         wording = "the image may show the patient's name or number: {reason}"
@@ -813,7 +813,7 @@ def _load_image(case: Case) -> Frame:
 
 
 def _fat_warning(pixels: GreyImage) -> tuple[Remark, ...]:
-    """A warning where the pixels of a plain image show that fat is suppressed."""
+    """A warning if the pixels of a plain image show fat suppression."""
     look = look_at_sagittal(pixels.astype(np.float32)) if pixels.ndim == 2 else None
     if look is None or not look.has_suppressed_fat:
         return ()
@@ -822,7 +822,7 @@ def _fat_warning(pixels: GreyImage) -> tuple[Remark, ...]:
 
 
 def _exif_warning(path: Path) -> tuple[Remark, ...]:
-    """A warning where an image file says that viewers turn it."""
+    """A warning if an image file has an orientation by which viewers rotate it."""
     orientation = exif_orientation(path)
     if orientation == 1:
         return ()

@@ -1,4 +1,4 @@
-"""What speaks against a spine that was found: its count, spacing, naming, view and orientation.
+"""Doubts about a spine that was found: its count, spacing, naming, view and orientation.
 
 Places are pixels of the frame as the models saw it: upright, x right, y down.
 """
@@ -46,14 +46,14 @@ def spine_warnings(
     settings: DecodeSettings,
     min_naming_probability: float,
 ) -> tuple[Remark, ...]:
-    """All that a spine gives to warn of.
+    """All warnings about a spine.
 
     Args:
         frame: as the models saw it.
-        candidates: the detector's, of which the spine was decoded.
+        candidates: the detector's, from which the spine was decoded.
         spine: in the coordinates of the frame.
         settings: of the decoding; boxes below its confidence are named.
-        min_naming_probability: below it the naming is abstained.
+        min_naming_probability: below it, the naming is abstained.
     """
     found, confidence = spine.structures, settings.confidence
     of_chain: list[Remark] = []
@@ -78,7 +78,7 @@ def spine_warnings(
 
 
 def few_levels(count: int) -> list[Remark]:
-    """A warning where less than half of the levels were found."""
+    """A warning if less than half of the levels were found."""
     if count * 2 >= len(LEVELS):
         return []
     text = (
@@ -91,15 +91,15 @@ def few_levels(count: int) -> list[Remark]:
 def further_places(
     candidates: Candidates, structures: Sequence[DecodedStructure], *, confidence: float
 ) -> list[Remark]:
-    """A warning where the detector is sure of places that the named levels leave over.
+    """A warning if the detector is confident of places that the named levels do not cover.
 
-    A spine of eleven levels leaves none: with the bundled detector 0 of 150 labelled frames had
-    such a place, with one trained on two thirds of them 2.
+    A spine of eleven levels has none. With the bundled detector, 0 of 150 labelled frames had such
+    a place, with one trained on two thirds of them 2.
 
     Args:
         candidates: the detector's, of one image.
         structures: those chosen, top to bottom.
-        confidence: of a box that counts as sure.
+        confidence: minimum confidence of such a box.
     """
     if not structures:
         return []
@@ -128,9 +128,10 @@ def further_places(
 
 
 def unequal_heights(structures: Sequence[DecodedStructure]) -> list[Remark]:
-    """A warning where a vertebra, from disc to disc, is much lower or higher than the others.
+    """A warning if a vertebra, from disc to disc, is much lower or higher than the others.
 
-    It may be collapsed or fused with its neighbour; what is counted as one may be two, or half.
+    It may be collapsed or fused with its neighbour, or two vertebrae, or half of one, may be
+    counted as one.
     """
     points = {s.rank: s.point_xy for s in structures}
     heights = {
@@ -154,9 +155,9 @@ def unequal_heights(structures: Sequence[DecodedStructure]) -> list[Remark]:
 
 
 def sacrum_unseen(structures: Sequence[DecodedStructure], height: int) -> list[Remark]:
-    """A warning where names cannot be counted from the sacrum.
+    """A warning if names cannot be counted from the sacrum.
 
-    Either the lowest levels were not found though the image has room for them, or the image ends
+    Either the lowest levels were not found although the image has space for them, or the image ends
     where the sacrum would begin: 285 labelled frames have at least 1.9 ranks below L5-S1.
 
     Args:
@@ -181,7 +182,7 @@ def sacrum_unseen(structures: Sequence[DecodedStructure], height: int) -> list[R
 
 
 def ranks_below(structures: Sequence[DecodedStructure], height: int) -> float:
-    """Ranks of image below the place of L5-S1; below 0 where that lies outside.
+    """Ranks of image below the place of L5-S1; negative if that lies outside.
 
     Args:
         structures: top to bottom, at least one.
@@ -195,7 +196,7 @@ def ranks_below(structures: Sequence[DecodedStructure], height: int) -> float:
 
 
 def naming_in_doubt(naming: Naming | None, sure: float) -> list[Remark]:
-    """A warning where the probability is below ``sure``, with the rivals and theirs."""
+    """A warning if the probability is below ``sure``, with the rivals and their probabilities."""
     if naming is None or naming.probability >= sure:
         return []
     near = [rival for rival in naming.rivals if rival.probability >= _LEAST_RIVAL]
@@ -221,7 +222,7 @@ def naming_in_doubt(naming: Naming | None, sure: float) -> list[Remark]:
 
 
 def naming_abstained(naming: Naming | None, minimum: float) -> list[Remark]:
-    """A warning where the naming is abstained."""
+    """A warning if the naming is abstained."""
     if naming is None or not naming.abstained:
         return []
     text = (
@@ -238,7 +239,7 @@ def _points_of(structures: Sequence[DecodedStructure]) -> FloatArray:
 
 
 def _odd_gaps(structures: Sequence[DecodedStructure]) -> list[Remark]:
-    """A warning for each gap that is odd for the levels at its ends (`_ODD_GAP`)."""
+    """A warning for each gap that is unusual for the levels at its ends (`_ODD_GAP`)."""
     found = []
     for upper, lower in itertools.pairwise(structures):
         expected = (lower.rank - upper.rank) * (upper.height + lower.height) / 4
@@ -271,7 +272,7 @@ def _missing_levels(spine: DecodedSpine) -> list[Remark]:
 
 
 def _unusual_slice(frame: Frame) -> list[Remark]:
-    """Oblique slices, and pixels far from square, by the header."""
+    """Warnings of oblique slices, and of pixels far from square, by the header."""
     header, found = frame.header, []
     normal = None if header is None else header.normal
     if header is not None and normal is not None and header.is_sagittal:
@@ -309,7 +310,7 @@ def _leaning(structures: Sequence[DecodedStructure]) -> list[Remark]:
 
 
 def _cut_view(frame: Frame, structures: Sequence[DecodedStructure]) -> list[Remark]:
-    """Levels at an end that the frame leaves no room for, and an end's structure at its edge."""
+    """Warnings of levels outside the frame's ends, and of a structure at its edge."""
     if len(structures) < 2:
         return []
     bottom = frame.image.shape[0] - 1
@@ -332,7 +333,7 @@ def _cut_view(frame: Frame, structures: Sequence[DecodedStructure]) -> list[Rema
 
 
 def _odd_spacing(frame: Frame, structures: Sequence[DecodedStructure]) -> list[Remark]:
-    """A distance from level to level, in the header's millimetres, that no spine has."""
+    """A warning of a distance from level to level, in the header's mm, that no spine has."""
     spacing = None if frame.header is None else frame.header.spacing_rc_mm
     if spacing is None or len(structures) < _LEAST_STRUCTURES:
         return []
@@ -360,7 +361,7 @@ def _low_confidence(structures: Sequence[DecodedStructure], limit: float) -> lis
 
 
 def _text_in_pixels(frame: Frame) -> list[Remark]:
-    """Letters in the pixels, where nothing else has warned of them."""
+    """A warning of letters in the pixels, if no other warning mentions them."""
     from spineline.datasets.dicom.burned_text import looks_like_text  # OpenCV is slow to import
 
     if "burned_in_text" in codes_of(frame.warnings):

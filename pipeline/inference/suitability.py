@@ -1,32 +1,33 @@
 """Whether a frame is a sagittal T2 image of a lumbar spine, head up, judged from its pixels.
 
-No header is asked: a single file or a plain image is judged as a study is. Three measures decide.
+Headers are not used: a single file or a plain image is judged like a study. There are three
+measures.
 
-**Evidence** says how much the frame looks like a lumbar spine: the score of the best chain of the
-detector's candidates as a share of `FULL_SCORE`, plus how surely the level reader finds the eleven
-levels along the chain (for each level the greatest probability that it has anywhere, and of those
-the mean). A whole spine has about 2. A neck, whose vertebrae are as well in line, has a lower
-score and reads badly; a picture of anything else has no chain.
+**Evidence** measures how much the frame looks like a lumbar spine. It is the score of the best
+chain of the detector's candidates as a share of `FULL_SCORE`, plus how reliably the level reader
+finds the eleven levels along the chain: the mean over levels of each level's greatest probability
+anywhere. A whole spine has about 2. A neck, whose vertebrae are also aligned, has a lower score and
+reads badly; a picture of anything else has no chain.
 
-**Contrast** says how much brighter the canal is than what lies before and behind it, along the
-chain pulled straight ([spineline.datasets.straighten][]). Where ``body``, ``canal`` and ``behind``
-are the brightness of a rank's row in the middle of the bodies, in the canal, and in what follows
-it, ``(canal - body) / (canal + body) - (behind - body) / (behind + body) / 2``, each the median
-over the ranks. Ratios hardly depend on windowing. Fluid is bright in T2, fat suppressed or not, and
-dark in T1.
+**Contrast** measures how much brighter the canal is than the tissue before and behind it, along the
+straightened chain ([spineline.datasets.straighten][]). Let ``body``, ``canal`` and ``behind`` be
+the brightness of a rank's row in the middle of the bodies, in the canal, and behind it. The
+contrast is ``(canal - body) / (canal + body) - (behind - body) / (behind + body) / 2``, each the
+median over the ranks. Ratios hardly depend on windowing. Fluid is bright in T2, with or without fat
+suppression, and dark in T1.
 
-**Continuation** says how much what follows below the lowest disc looks like the segments above it:
+**Continuation** measures how much the area below the lowest disc looks like the segments above it:
 the correlation with their mean, at the best of a few places. A lumbar spine ends at L5-S1, and the
-sacrum turns away; a neck or a chest goes on. It raises what is asked of the evidence.
+sacrum turns away; a neck or a chest continues. It raises the required evidence.
 
-Where the evidence is not that of a whole spine, the frame is also looked at brighter (`GAMMAS`),
-since scanners differ in brightness most, and the look with the most evidence counts. Where that is
-still not a whole spine, it is looked at turned and mirrored (`TURNS`): where one of these has a
-much better chain, the frame is not the right way round. A good frame costs no second look.
+If the evidence is not that of a whole spine, brighter versions of the frame are tried (`GAMMAS`),
+since brightness is the main difference between scanners; the one with the most evidence counts. If
+that is still not a whole spine, rotated and mirrored versions are tried (`TURNS`): if one has a
+much better chain, the frame is not upright. A good frame needs no second detection.
 
 The limits of `SuitabilityLimits` were chosen by ``benchmarks/suitability.py``, which prints both
-measures for frames that are for us and for frames that are not; ``docs/suitability.md`` says what
-was found. Networks of other training have other scores: run it again when they change.
+measures for suitable and unsuitable frames; ``docs/suitability.md`` holds the results. Other
+networks have other scores: run it again when they change.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.warnings import warning
 
 FULL_SCORE = 57.0
-"""Score of the chain of a spine whose eleven levels the bundled detector is sure of."""
+"""Score of a chain of all eleven levels, each with a high confidence of the bundled detector."""
 
 RefusalReason = Literal[
     "no_spine", "region", "contrast", "upside_down", "mirrored", "turned", "series"
@@ -70,7 +71,7 @@ TURNS: Mapping[str, tuple[RefusalReason, _Turn]] = {
     "turned by 90 degrees to the left": ("turned", np.rot90),
     "turned by 90 degrees to the right": ("turned", functools.partial(np.rot90, k=3)),
 }
-"""What would set a frame right, in words, and what it is called when it does."""
+"""Operations that may set a frame right, in words, with the reason for refusal and the function."""
 
 GAMMAS = (0.7, 0.5)
 """Exponents of the brighter looks."""
@@ -88,17 +89,17 @@ _DARK = 0.02  # keeps ratios of what is black from saying much
 
 @dataclass(frozen=True, slots=True)
 class SuitabilityLimits:
-    """Where a frame stops being for us; see the module's text for the measures.
+    """Limits of a suitable frame; see the module's docstring for the measures.
 
     Attributes:
-        spine: with less evidence no spine is seen at all.
-        lumbar: with less it is not a lumbar one,
-        lumbar_going_on: nor with less than this where the continuation is above ``going_on``.
+        spine: minimum evidence of any spine.
+        lumbar: minimum evidence of a lumbar spine,
+        lumbar_going_on: and the same if the continuation is above ``going_on``.
         going_on: see there.
-        contrast: with less it is no T2 image.
-        whole: with less evidence the frame is looked at brighter, then turned and mirrored.
-        upright: a turned look is believed where its score is that share of `FULL_SCORE`,
-        turned: and by so much better than that of the frame as it is.
+        contrast: minimum contrast of a T2 image.
+        whole: with less evidence, brighter, then rotated and mirrored versions are tried.
+        upright: minimum score of a rotated version, as a share of `FULL_SCORE`,
+        turned: and its minimum lead over the frame as it is.
     """
 
     spine: float = 0.5
@@ -113,13 +114,14 @@ class SuitabilityLimits:
 
 @dataclass(frozen=True, slots=True)
 class Suitability:
-    """What was measured in a frame.
+    """The measurements of a frame.
 
     Attributes:
         score: of the best chain, as a share of `FULL_SCORE`, not below 0.
-        reading: how surely the level reader finds the eleven levels, 0 … 1; None without a reader.
-        contrast: of the canal; None where there is no chain to measure it along.
-        continuation: below the chain, -1 … 1; None where the image ends there.
+        reading: how reliably the level reader finds the eleven levels, 0 … 1; None without a
+            reader.
+        contrast: of the canal; None without a chain to measure it along.
+        continuation: below the chain, -1 … 1; None if the image ends there.
     """
 
     score: float
@@ -129,19 +131,19 @@ class Suitability:
 
     @property
     def evidence(self) -> float:
-        """That this is a lumbar spine: about 2 for a whole one."""
+        """Evidence for a lumbar spine: about 2 for a whole one."""
         return self.score + (self.score if self.reading is None else self.reading)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a frame is not for us.
+    """Why a frame is unsuitable.
 
     Attributes:
         reason: in one word.
         text: in plain words.
         measured: the numbers behind it, by name.
-        found: what the study holds instead, which ``{found}`` stands for in the text.
+        found: the content of the study, which replaces ``{found}`` in the text.
     """
 
     reason: RefusalReason
@@ -150,7 +152,7 @@ class Refusal:
     found: tuple[Remark, ...] = ()
 
     def remark(self, *, forced: bool) -> Remark:
-        """The warning ``not_lumbar_t2``; ``forced`` where the frame was looked at all the same."""
+        """The warning ``not_lumbar_t2``; ``forced`` if the frame was analysed all the same."""
         end = "levels and grades are given because of force=true: do not rely on them"
         end = end if forced else "nothing is named or graded; force=true does it all the same"
         wording = (
@@ -162,10 +164,10 @@ class Refusal:
 
 
 def refusal_of_series(found: tuple[Remark, ...]) -> Refusal | None:
-    """Why a study is not for us by its headers, or None.
+    """Why a study is unsuitable by its headers, or None.
 
     Args:
-        found: what it holds, where none of it is a sagittal T2 series.
+        found: its content, if it has no sagittal T2 series.
     """
     if not found:
         return None
@@ -183,16 +185,16 @@ def judge(
     limits: SuitabilityLimits,
     context: Context | None = None,
 ) -> Refusal | None:
-    """Why a frame is not for us, or None.
+    """Why a frame is unsuitable, or None.
 
     Args:
         image: (H, W) grey, as the detector saw it.
         candidates: the detector's.
-        offered: gives the detector's candidates of other looks at the frame.
-        settings: of the decoding; its method does not count.
+        offered: returns the detector's candidates in other versions of the frame.
+        settings: of the decoding; its method is ignored.
         reader: reads levels, or None.
-        limits: where a frame stops being for us.
-        context: what was read along the frame's spine, where it was read before.
+        limits: of a suitable frame.
+        context: an earlier reading along the frame's spine, if there is one.
     """
     found = measure_suitability(image, candidates, settings, reader, context=context)
     scores: dict[str, float] = {}
@@ -220,12 +222,12 @@ def measure_suitability(
     """Measure a frame.
 
     Args:
-        image: (H, W) grey, of which contrast is measured.
+        image: (H, W) grey, whose contrast is measured.
         candidates: the detector's.
-        settings: of the decoding; its method does not count.
+        settings: of the decoding; its method is ignored.
         reader: reads levels, or None.
-        look: what detector and reader see; by default the image.
-        context: what the reader read before; None has it read now.
+        look: input of detector and reader; by default the image.
+        context: an earlier reading; None reads now.
     """
     chain, score = _chain(candidates, settings)
     reading = None
@@ -240,12 +242,12 @@ def measure_suitability(
 def refusal_of(
     found: Suitability, turned: Mapping[str, float], limits: SuitabilityLimits
 ) -> Refusal | None:
-    """Why a frame is not for us, or None.
+    """Why a frame is unsuitable, or None.
 
     Args:
-        found: what was measured.
-        turned: scores of the frame turned, by the words of `TURNS`, where it was looked at so.
-        limits: where a frame stops being for us.
+        found: the measurements.
+        turned: scores of rotated versions, by the keys of `TURNS`, if they were tried.
+        limits: of a suitable frame.
     """
     evidence = ("evidence", round(found.evidence, 3))
     best = max(turned, key=lambda words: turned[words], default="")
@@ -269,14 +271,14 @@ def refusal_of(
 
 
 def contrast_along(image: PixelArray, chain: Sequence[DecodedStructure]) -> float | None:
-    """How much brighter the canal is than the bodies before it and what lies behind it.
+    """How much brighter the canal is than the bodies before it and the tissue behind it.
 
     Args:
         image: (H, W) grey, upright.
         chain: structures, top to bottom.
 
     Returns:
-        -1.5 … 1.5, or None where there are fewer than four structures.
+        -1.5 … 1.5, or None if there are fewer than four structures.
     """
     if len(chain) < _LEAST:
         return None
@@ -292,15 +294,15 @@ def contrast_along(image: PixelArray, chain: Sequence[DecodedStructure]) -> floa
 
 
 def continuation_below(image: PixelArray, chain: Sequence[DecodedStructure]) -> float | None:
-    """How much what follows below the lowest disc looks like the segments above it.
+    """How much the area below the lowest disc looks like the segments above it.
 
     Args:
         image: (H, W) grey, upright.
         chain: structures, top to bottom.
 
     Returns:
-        -1 … 1, or None where there are too few structures, the lowest is not L5-S1 (then more is
-        to follow), or the image ends below them.
+        -1 … 1, or None if there are too few structures, the lowest is not L5-S1 (then more
+        follows), or the image ends below them.
     """
     import cv2
 
@@ -324,7 +326,7 @@ def _ratio(first: FloatArray, second: FloatArray) -> FloatArray:
 
 
 def _columns(rows: FloatArray, between: tuple[float, float]) -> FloatArray:
-    """The columns of rows of a strip that lie between two places, in ranks behind the curve."""
+    """The columns of a strip's rows between two positions, in ranks behind the curve."""
     first, last = (round((place + _STRIP.half_width) * _STRIP.rank_px) for place in between)
     return rows[:, first:last]
 

@@ -1,9 +1,8 @@
-"""Warnings: what a reader should know before an answer is believed.
+"""Warnings: what a reader should know before trusting an answer.
 
-A warning is a [Remark][spineline.datasets.common.remarks.Remark] with one of the code words of
-`CODES`. The words are stable: programs look for them, people read on. The same warnings are in
-``result.json``, ``log.txt`` and on the terminal, their codes in ``results.csv`` and in the title of
-the overlay.
+A warning is a [Remark][spineline.datasets.common.remarks.Remark] with one of the codes of `CODES`.
+The codes are stable, for programs; people read the text. The same warnings are in ``result.json``,
+``log.txt`` and on the terminal, their codes in ``results.csv`` and in the title of the overlay.
 """
 
 from __future__ import annotations
@@ -42,28 +41,28 @@ CODES: dict[str, str] = {
     "unlike_training": "the image is unlike those that the classifier was trained on",
     "reviewed": "a reader reviewed the result, and what was corrected by hand",
 }
-"""The code words and what each says."""
+"""The codes and their meanings."""
 
 _MARKS: dict[str, type[str]] = {
     "file": PathText,
     "series": SeriesText,
     "reason": FreeText,
 }
-"""What parameters of these names are, also where a warning is read from a file."""
+"""The types of parameters with these names, also when a warning is read from a file."""
 
 
 def warning(code: str, wording: str, **parameters: Parameter) -> Remark:
     """A warning; see `remark` for the wording.
 
     Raises:
-        KeyError: no such code word.
+        KeyError: no such code.
     """
     CODES[code]
     return remark(code, wording, **parameters)
 
 
 def codes_of(warnings: Iterable[Remark]) -> tuple[str, ...]:
-    """The code words of warnings, each once, in their order; of early versions some have none.
+    """The codes of warnings, each once, in their order; warnings of early versions may have none.
 
     >>> codes_of([warning("view_cuts_spine", "T12-L1"), warning_from_json("by an early version")])
     ('view_cuts_spine',)
@@ -72,7 +71,7 @@ def codes_of(warnings: Iterable[Remark]) -> tuple[str, ...]:
 
 
 def warning_to_json(made: Remark) -> dict[str, Any]:
-    """A warning as ``result.json`` has it: code, text, and the parameters by their names."""
+    """A warning in the form of ``result.json``: code, text, and the parameters by name."""
     plain: dict[str, Any] = {"code": made.code, "text": made.text}
     for name, value in made.parameters:
         if isinstance(value, tuple):
@@ -83,13 +82,13 @@ def warning_to_json(made: Remark) -> dict[str, Any]:
 
 
 def warning_from_json(value: Mapping[str, Any] | str) -> Remark:
-    """The warning behind a value of ``result.json``; early versions have a line of text.
+    """The inverse of [warning_to_json][]; in early versions, a warning is a line of text.
 
     >>> warning_from_json("view_cuts_spine: T12-L1").code
     'view_cuts_spine'
 
     Raises:
-        KeyError, TypeError: it is no warning.
+        KeyError, TypeError: it is not a warning.
     """
     if isinstance(value, str):
         code, _, text = value.partition(": ")

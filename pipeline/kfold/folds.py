@@ -1,6 +1,6 @@
-"""Folds of a cross-validation: drawn once by patient, written down, and laid out as datasets.
+"""Folds of a cross-validation: drawn once by patient, recorded, and written as datasets.
 
-Images get second names (hard links), not copies. The test part stays out of every fold.
+Images are hard-linked, not copied. The test part stays out of every fold.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Folds:
 
     Attributes:
         folders: one converted dataset for each fold, in order.
-        records: of the val part of each: together, every image once.
+        records: of the val part of each fold; together they hold every image once.
         labels: label set of their boxes.
         names: class names.
-        test_studies: number of studies that stay out.
+        test_studies: number of test studies, which are not used.
     """
 
     folders: tuple[Path, ...]
@@ -59,7 +59,7 @@ class Folds:
         return tuple(sorted({record.study_id for record in self.records[fold]}))
 
     def uid_of(self) -> dict[str, str | None]:
-        """The study UID of each study, where its images agree on one."""
+        """The study UID of each study whose images agree on one."""
         uids: dict[str, set[str | None]] = {}
         for record in (record for fold in self.records for record in fold):
             uids.setdefault(record.study_id, set()).add(record.study_uid)
@@ -67,7 +67,7 @@ class Folds:
 
 
 def make_folds(settings: KfoldSettings) -> Folds:
-    """The folds in ``out``: those drawn before, else new ones; or those that ``data`` holds.
+    """The folds in ``out``: existing or new ones; or those that ``data`` holds.
 
     Raises:
         AnnotationError: the data cannot be read, or its folds share a study.
@@ -123,9 +123,9 @@ def _check_given(settings: KfoldSettings, count: int) -> None:
 
 
 def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
-    """The dataset of each fold below ``out``, made if need be."""
+    """The dataset of each fold below ``out``, written if missing."""
     root = settings.out / FOLDS_FOLDER
-    if root.is_dir():  # it appears whole; a run killed just then has no manifest yet
+    if root.is_dir():  # it is written atomically; a run killed just then has no manifest yet
         if manifest.is_file():
             _check_drawn(settings, manifest)
         return fold_folders(root)
@@ -158,9 +158,9 @@ def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
 
 
 def _check_drawn(settings: KfoldSettings, manifest: Path) -> None:
-    """Refuse a number, a file of folds or data that are not those drawn before.
+    """Refuse a number of folds, a manifest or data that differ from those of the existing folds.
 
-    A dataset that is gone is not needed, its images are kept.
+    The dataset itself may be gone, because its images are kept in the folds.
     """
     drawn = _sorted_folds(manifest)
     if settings.k not in (None, len(drawn)):
@@ -193,7 +193,7 @@ def _present(dataset: Dataset, records: Sequence[ImageRecord]) -> list[ImageReco
 
 
 def _drawn(settings: KfoldSettings, records: Sequence[ImageRecord]) -> dict[str, int]:
-    """Folds by patient, the rare classes spread evenly."""
+    """Draw folds by patient, with rare classes spread evenly."""
     studies, patients = [record.study_id for record in records], patients_of(records)
     k = DEFAULT_K if settings.k is None else settings.k
     if k > len(set(studies)):
@@ -221,7 +221,7 @@ def _given(settings: KfoldSettings, path: Path, records: Sequence[ImageRecord]) 
 def _warn_of_parted(
     records: Sequence[ImageRecord], fold_of: Mapping[str, int], where: Path
 ) -> None:
-    """Say where folds that were given part the studies of one patient, or that nobody can know."""
+    """Warn if given folds split the studies of a patient, and report unknown patients."""
     patients = patients_of(records)
     if parted := parted_patients(patients, fold_of):
         text = "%s: %d patients have studies in more than one fold, such as %s: figures of folds "
@@ -236,7 +236,7 @@ def _warn_of_parted(
 def _check_held(
     folds: Sequence[Sequence[str]], studies: AbstractSet[str], path: Path, data: Path
 ) -> None:
-    """Every fold has studies of the data; those that are not of it are told."""
+    """Refuse a fold without studies of the data, and warn of studies that are not in the data."""
     for number, fold in enumerate(folds, 1):
         if studies.isdisjoint(fold):
             msg = f"folds={path}: fold {number} holds no study of data={data}"
@@ -248,7 +248,7 @@ def _check_held(
 
 
 def _read(folders: Sequence[Path]) -> Folds:
-    """Load the folds and prove them: no study on both sides, every study validated once."""
+    """Load the folds and check that no study is on both sides and each is validated once."""
     datasets = [load_dataset(folder) for folder in folders]
     first = datasets[0]
     val_of: dict[str, str] = {}
@@ -280,7 +280,7 @@ def _read(folders: Sequence[Path]) -> Folds:
 
 
 def _sides(folder: Path, dataset: Dataset) -> dict[Part, list[str]]:
-    """The studies of each part, sorted; none is in two."""
+    """The sorted studies of each part; a study in two parts is refused."""
     sides = {part: {record.study_id for record in dataset.records[part]} for part in PARTS}
     for a, b in itertools.combinations(PARTS, 2):
         if both := sides[a] & sides[b]:

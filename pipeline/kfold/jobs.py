@@ -1,7 +1,7 @@
-"""One variant on one fold: trained, or gone on with, and scored; alone or side by side.
+"""One variant on one fold: trained or resumed, then scored; one by one or in parallel.
 
-``python -m spineline.pipeline.kfold.jobs`` does one job that it reads as JSON from standard input:
-so that folds on several devices run in processes of their own.
+``python -m spineline.pipeline.kfold.jobs`` runs one job that it reads as JSON from standard input,
+so that folds on several devices run in separate processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from spineline.pipeline.training import train as training
 from spineline.pipeline.training.settings import PipelineTrain
 
 SCORES = "val"
-"""Folder within a run folder that holds what the fold's val part gives."""
+"""Folder within a run folder for the scores on the fold's val part."""
 
 _LOG_FILE = "log.txt"
 
@@ -50,7 +50,7 @@ class FoldJob(ABC):
         fold: its number.
         train: the settings of the training; ``out`` is the run folder.
         checkpoint: ``last`` or ``best``: the weights that are scored.
-        scoring: further keys of ``pipeline val``, where a whole pipeline is trained.
+        scoring: further keys of ``pipeline val``, if a whole pipeline is trained.
     """
 
     trainer: ClassVar[Any]
@@ -64,18 +64,18 @@ class FoldJob(ABC):
 
     @property
     def name(self) -> str:
-        """Such as ``mixup, fold 2``; people count folds from 1."""
+        """A name such as ``mixup, fold 2``; folds are counted from 1."""
         return f"{self.variant}, fold {self.fold + 1}"
 
     @property
     def weights(self) -> Path:
-        """The weights that are scored; of a whole pipeline there are several."""
+        """The weights to score; a whole pipeline has several."""
         path: Path = self.train.out / "weights" / f"{self.checkpoint}.safetensors"
         return path
 
     @property
     def scores(self) -> Path:
-        """What the fold's val part gives; it appears whole, when the job is done."""
+        """The folder of the fold's scores, which is written atomically when the job is done."""
         path: Path = self.train.out / SCORES
         return path
 
@@ -85,12 +85,12 @@ class FoldJob(ABC):
         return (self.scores / "metrics.json").is_file()
 
     def fit(self) -> None:
-        """Train, or go on with the training.
+        """Train, or resume the training.
 
         Raises:
             SpinelineError: it failed.
         """
-        # What was killed before its first epoch ended has nothing to go on with.
+        # A run killed before its first epoch ended has nothing to resume.
         try:
             self.trainer.train(self.begun(resume=training.can_go_on(self.train.out)))
         except RunFinishedError:
@@ -98,25 +98,25 @@ class FoldJob(ABC):
 
     @abstractmethod
     def score(self) -> None:
-        """Score the fold's val part with what was trained.
+        """Score the trained weights on the fold's val part.
 
         Raises:
             SpinelineError: it failed.
         """
 
     def begun(self, *, resume: bool) -> Any:
-        """The settings of the training: to go on with it, or to begin anew."""
+        """The settings to resume the training or to start it from scratch."""
         return replace(self.train, resume=resume, overwrite=not resume and self.train.out.exists())
 
     def to_json(self) -> str:
-        """The job as text for another process."""
+        """The job as JSON, for another process."""
         values = {"job": type(self).__name__, "variant": self.variant, "fold": self.fold}
         values |= {"checkpoint": self.checkpoint, "train": settings_to_dict(self.train)}
         return json.dumps({**values, "scoring": dict(self.scoring)})
 
     @staticmethod
     def from_json(text: str) -> FoldJob:
-        """The job behind `to_json`."""
+        """The inverse of `to_json`."""
         values = json.loads(text)
         job, settings = _JOBS[values.pop("job")]
         train = parse_settings(settings, values.pop("train"), where="job")
@@ -162,7 +162,7 @@ class ClassifyJob(FoldJob):
 
 
 class PipelineJob(FoldJob):
-    """Detector, classifier and namer on one fold, scored as one pipeline."""
+    """Detector, classifier and level reader on one fold, scored as one pipeline."""
 
     __slots__ = ()
 
@@ -174,7 +174,7 @@ class PipelineJob(FoldJob):
         """See [FoldJob][]."""
         made = training.weights_in(self.train.out)
         settings = PipelineVal(
-            detector=str(made.detector),  # not weights=, which a comma in a path would split
+            detector=str(made.detector),  # not weights=, which would be split at a comma in a path
             classifier=str(made.classifier),
             namer=str(made.namer),
             data=self.train.data,
@@ -194,7 +194,7 @@ _JOBS: dict[str, tuple[type[FoldJob], type[Any]]] = {
 
 
 def run_jobs(jobs: Sequence[FoldJob], devices: Sequence[str]) -> tuple[Failure, ...]:
-    """Do all jobs: one by one on one device, side by side on several.
+    """Run all jobs: one by one on one device, in parallel on several.
 
     Returns:
         The jobs that failed, with the reason; the others are done.
@@ -212,7 +212,7 @@ def run_jobs(jobs: Sequence[FoldJob], devices: Sequence[str]) -> tuple[Failure, 
 
 
 def _reason(job: FoldJob) -> str | None:
-    """Do a job; why it failed, if it did."""
+    """Run a job; the reason why it failed, if it did."""
     try:
         job.fit()
         job.score()
@@ -232,7 +232,7 @@ def _on(job: FoldJob, device: str) -> FoldJob:
 
 
 def _side_by_side(jobs: Sequence[FoldJob], devices: Sequence[str]) -> list[Failure | None]:
-    """As many processes as devices; each takes the next job when it is free."""
+    """Run as many processes as devices; each takes the next job when it is free."""
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
         free.put(device)
@@ -263,12 +263,12 @@ def _side_by_side(jobs: Sequence[FoldJob], devices: Sequence[str]) -> list[Failu
 def _in_process(
     job: FoldJob, environment: dict[str, str], started: Callable[[subprocess.Popen[str]], object]
 ) -> Failure | None:
-    """Do a job in a process of its own; what it says goes into a file beside the run folder."""
+    """Run a job in its own process, with its output in a file beside the run folder."""
     log = job.train.out.with_name(f"{job.train.out.name}-{_LOG_FILE}")
     LOG.info("== %s, on %s: see %s", job.name, job.train.device, log)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(  # -P: the current folder's modules are not meant
+        process = subprocess.Popen(  # -P: do not import modules of the current folder
             [sys.executable, "-P", "-m", "spineline.pipeline.kfold.jobs"],
             stdin=subprocess.PIPE,
             stdout=file,
@@ -285,7 +285,7 @@ def _in_process(
 
 
 def _last_words(log: Path, status: int) -> str:
-    """What a failed process said last, or how it ended."""
+    """The last line of a failed process's output, or how it ended."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if said:
@@ -295,7 +295,7 @@ def _last_words(log: Path, status: int) -> str:
 
 
 def _environment(devices: Sequence[str]) -> dict[str, str]:
-    """Processes that train on the CPU side by side share its cores."""
+    """The environment in which parallel trainings on the CPU share its cores."""
     environment = dict(os.environ)
     on_cpu = sum(device == "cpu" for device in devices)
     if on_cpu > 1:
@@ -305,7 +305,7 @@ def _environment(devices: Sequence[str]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Do the job that standard input holds; 0 when it is done."""
+    """Run the job on standard input; 0 when it is done."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     reason = _reason(FoldJob.from_json(sys.stdin.read()))
     if reason is not None:

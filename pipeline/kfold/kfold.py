@@ -7,8 +7,8 @@ OUT/VARIANT/predictions.*      out-of-fold predictions of all studies
 OUT/VARIANT/fold_weights.json  for ``pipeline val folds=``
 OUT/kfold.md, .csv, .json, .png
 
-Of ``kfold pipeline``, whose variants are recipes: OUT/RECIPE/recipe.yaml, and the out-of-fold
-predictions with their figures in OUT/RECIPE/val, a folder of ``pipeline val``.
+The variants of ``kfold pipeline`` are recipes. It writes OUT/RECIPE/recipe.yaml, and the
+out-of-fold predictions with their metrics in OUT/RECIPE/val, a folder of ``pipeline val``.
 """
 
 from __future__ import annotations
@@ -55,17 +55,18 @@ _MAY_CHANGE = (
     "resume", "overwrite", "data", "out", "device", "workers", "threads", "cache", "plots",
     "verbose", "trust", "variants", "recipe", "metric", "draws", "k", "folds",
 )  # fmt: skip
-"""Keys that a resumed run may be given otherwise; k and folds must still be those there are."""
+"""Keys that may differ in a resumed run; k and folds must match the existing folds."""
 
 
 @dataclass(frozen=True, slots=True)
 class KfoldResult:
-    """What a cross-validation found.
+    """The output of a cross-validation.
 
     Attributes:
         out: the folder written.
-        rows: each figure of each variant.
-        failures: trainings that failed, and studies of a whole pipeline, which count as missed.
+        rows: each metric of each variant.
+        failures: failed trainings, and studies that a whole pipeline failed on, which count as
+            missed.
     """
 
     out: Path
@@ -116,7 +117,7 @@ def _kfold(settings: KfoldSettings, task_class: type[KfoldTask], command: str) -
         if not settings.resume:
             _write_record(task, command, variants, earlier)
         folds, metric = _folds_and_metric(task, variants, replaced)
-        if settings.resume:  # only now: what was refused is not remembered
+        if settings.resume:  # only now, so that a refused run changes nothing
             _write_record(task, command, variants, earlier)
         _tell_plan(settings, folds, variants)
         jobs = _jobs(task, folds, variants)
@@ -136,10 +137,10 @@ def _kfold(settings: KfoldSettings, task_class: type[KfoldTask], command: str) -
 
 
 def _make_room(settings: KfoldSettings) -> Path | None:
-    """Take what ``overwrite=true`` replaces out of the way.
+    """Move aside what ``overwrite=true`` replaces.
 
     Returns:
-        where it lies, until it is known that the data can be used; None where there is nothing.
+        Its temporary place, used until the data turn out to be usable; None if there is nothing.
     """
     refuse_output_around(settings)
     out = settings.out
@@ -164,7 +165,7 @@ def _make_room(settings: KfoldSettings) -> Path | None:
 def _check_variants(
     settings: KfoldSettings, variants: Sequence[Variant], earlier: dict[str, Any]
 ) -> None:
-    """A variant that was trained before has the keys that it had."""
+    """Refuse a trained variant whose keys have changed."""
     for variant in variants:
         before = earlier.get(variant.name)
         if before is not None and dict(before) != dict(variant.keys):
@@ -188,12 +189,13 @@ def _write_record(
 def _folds_and_metric(
     task: KfoldTask, variants: Sequence[Variant], replaced: Path | None
 ) -> tuple[Folds, tuple[str, ...]]:
-    """What the data decides; where it cannot be used, ``out`` is as it was before.
+    """The folds and metrics that the data allow; if the data are unusable, ``out`` is restored.
 
     Args:
         task: what is cross-validated.
         variants: to train.
-        replaced: what lay in ``out`` before; it goes once the data is known to do.
+        replaced: the earlier content of ``out``; it is removed once the data are known to be
+            usable.
     """
     settings = task.settings
     try:
@@ -230,15 +232,15 @@ def _jobs(task: KfoldTask, folds: Folds, variants: Sequence[Variant]) -> dict[st
 def _rows(
     task: KfoldTask, folds: Folds, jobs: Sequence[Sequence[FoldJob]]
 ) -> tuple[tuple[TableRow, ...], tuple[Failure, ...]]:
-    """Every figure of every variant; out-of-fold predictions and weights are written on the way.
+    """The rows of all variants; out-of-fold predictions and weights are written as a side effect.
 
     Args:
         task: what is cross-validated.
         folds: the studies of each.
-        jobs: those of each variant.
+        jobs: of each variant.
 
     Returns:
-        the rows, and the studies that failed out of fold.
+        The rows, and the studies that failed out of fold.
     """
     rows: list[TableRow] = []
     missed: tuple[Failure, ...] = ()
@@ -262,7 +264,7 @@ def _rows(
 
 
 def _write_weights(task: KfoldTask, folds: Folds, jobs: Sequence[FoldJob]) -> None:
-    """The weights of the folds that are done, for ``pipeline val folds=``."""
+    """Write the weights of the finished folds, for ``pipeline val folds=``."""
     uid_of = folds.uid_of()
     found = []
     for job in (job for job in jobs if job.done):

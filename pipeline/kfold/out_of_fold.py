@@ -1,4 +1,4 @@
-"""Out-of-fold predictions put together: every study once, by the network that did not see it.
+"""Pooled out-of-fold predictions: every study once, by the network that did not see it.
 
 The metrics are those of ``detect val`` and ``classify val`` over all studies at once, with a
 bootstrap over studies.
@@ -38,7 +38,7 @@ Metrics = dict[str, dict[str, Any]]
 def pool_detections(
     scores: Sequence[Path], folds: Folds, out: Path, *, draws: int, seed: int
 ) -> Metrics:
-    """Write ``out/predictions.json``, in the form of ``detect predict``, and give its metrics.
+    """Write ``out/predictions.json``, in the form of ``detect predict``, and return its metrics.
 
     Args:
         scores: folder of ``detect val`` of each fold.
@@ -72,10 +72,10 @@ def pool_detections(
 
 
 def read_scores(file: Path, kind: type[Content]) -> Content:
-    """The JSON of a fold's scoring.
+    """The JSON of a fold's scores.
 
     Raises:
-        AnnotationError: it cannot be read, or is not of that kind.
+        AnnotationError: it cannot be read, or is not of that type.
     """
     try:
         content = read_json(file)
@@ -88,7 +88,7 @@ def read_scores(file: Path, kind: type[Content]) -> Content:
 
 
 def _predictions(evaluation: Evaluation, folds: Folds) -> dict[str, Any]:
-    """Images with their fold, and the detections of all of them."""
+    """The images with their folds, and all detections."""
     truth = evaluation.truth
     fold = [n for n, records in enumerate(folds.records) for _ in records]
     images = [
@@ -114,7 +114,7 @@ def _predictions(evaluation: Evaluation, folds: Folds) -> dict[str, Any]:
 def pool_grades(
     scores: Sequence[Path], folds: Folds, out: Path, *, draws: int, seed: int
 ) -> Metrics:
-    """Write ``out/predictions.csv``, one line per crop with its fold, and give its metrics.
+    """Write ``out/predictions.csv``, one line per crop with its fold, and return its metrics.
 
     Args:
         scores: folder of ``classify val`` of each fold.
@@ -157,7 +157,7 @@ def _codes(rows: Sequence[Mapping[str, str]], column: str) -> npt.NDArray[np.int
 def _probabilities(
     rows: Sequence[Mapping[str, str]], columns: Sequence[str]
 ) -> npt.NDArray[np.float32] | None:
-    """(N, C) as the network gave them, so that sums and ties are those of ``classify val``."""
+    """(N, C) in the network's float32, so that sums and ties equal those of ``classify val``."""
     if not rows[0][columns[0]]:
         return None
     return np.array([[float(row[c]) for c in columns] for row in rows]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a cross-validation leaves beside its trainings: kfold.md, .csv, .json and .png."""
+"""The report of a cross-validation: kfold.md, .csv, .json and .png."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class KfoldReport:
         command: its name.
         folds: the studies of each.
         metric: metrics of the table.
-        variants: that are shown.
+        variants: to show.
         rows: each metric of each variant.
         failures: what failed, with the reason.
     """
@@ -58,7 +58,7 @@ class KfoldReport:
         write_bytes(out / "kfold.png", rows_png(self.rows, self.metric))
 
     def log(self) -> None:
-        """Say the tables and what failed."""
+        """Log the tables and the failures."""
         for name in self.metric:
             LOG.info("\n%s\n%s", name, aligned_rows(self.of(name)))
         LOG.info("\n%s", NOTE)
@@ -67,7 +67,7 @@ class KfoldReport:
         LOG.info("%d failed; tables in %s", len(self.failures), self.settings.out / "kfold.md")
 
     def of(self, metric: str) -> list[TableRow]:
-        """The rows of one metric; a variant that has none is there too, empty."""
+        """The rows of one metric, with an empty row for a variant without it."""
         found = {row.variant: row for row in self.rows if row.metric == metric}
         by_variant = {row.variant: row for row in self.rows}
         return [

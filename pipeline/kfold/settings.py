@@ -1,4 +1,4 @@
-"""Settings of ``spineline kfold``: keys of the trainings, and those of folds."""
+"""Settings of ``spineline kfold``: keys of the trainings and of the folds."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ PIPELINE_FIGURES = (
     "report.recall", "report.precision", "report.ap", "coco.map50",
 )  # fmt: skip
 NOT_OF_A_VARIANT = ("data", "out", "resume", "overwrite", "device", "trust")
-"""Keys of a training that no variant may change; whom to trust is not for a file to say."""
+"""Keys of a training that no variant may change; a file must not grant trust."""
 
 FOLDS_FOLDER = "folds"
-"""Folder of the folds' datasets within the output; no variant may bear the name."""
+"""Folder of the folds' datasets within the output; a variant must not have this name."""
 
 _DATA = "converted dataset, whose train and val parts are split into folds, or a folder of folds"
 _OUT = "folder to write: VARIANT/foldN, folds.json, kfold.md, kfold.csv, kfold.json, kfold.png"
@@ -56,7 +56,7 @@ def _checkpoint() -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KfoldDetect(DetectTrain):
-    """Keys of ``kfold detect``: those of ``detect train`` hold for every variant."""
+    """Keys of ``kfold detect``; those of ``detect train`` apply to every variant."""
 
     data: Path = key(_DATA, group="data")
     out: Path = key(_OUT)
@@ -89,7 +89,7 @@ class KfoldDetect(DetectTrain):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KfoldClassify(ClassifyTrain):
-    """Keys of ``kfold classify``: those of ``classify train`` hold for every variant."""
+    """Keys of ``kfold classify``; those of ``classify train`` apply to every variant."""
 
     data: Path = key(_DATA, group="data")
     out: Path = key(_OUT)
@@ -116,7 +116,7 @@ class KfoldClassify(ClassifyTrain):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KfoldPipeline(Settings):
-    """Keys of ``kfold pipeline``: detector, classifier and namer of every fold."""
+    """Keys of ``kfold pipeline``: detector, classifier and level reader of every fold."""
 
     data: Path = key(f"{_DATA}; labels=level", group="data")
     out: Path = key("folder to write: RECIPE/foldN, folds.json, kfold.md, .csv, .json, .png")
@@ -125,7 +125,7 @@ class KfoldPipeline(Settings):
         "bundled weights; not for studies that they were trained on), and YAML files "
         "with keys for the trainings: detector: {…}, classifier: {…}, namer: {…}; each "
         "is cross-validated",
-        default=None,  # and not best, which a resumed run could not be given then
+        default=None,  # not best, which a resumed run could not be given
         group="training",
         shown="best",
     )

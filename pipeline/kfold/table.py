@@ -1,9 +1,8 @@
-"""The table of a cross-validation: each fold, mean, spread and intervals, as text and as a picture.
+"""The table of a cross-validation: folds, mean, spread and intervals, as text and as a plot.
 
-Two intervals stand side by side. One is Student's t over the folds, mean ± t(k - 1) s / √k: with
-three folds it is rough (t is 4.3, and folds share most of their training studies, which it does
-not know), and may reach beyond 1. The other is a bootstrap over studies of the pooled out-of-fold
-predictions.
+There are two intervals. One is Student's t over the folds, mean ± t(k - 1) s / √k. With three folds
+it is rough and may reach beyond 1: t is 4.3, and it ignores that folds share most of their training
+studies. The other is a bootstrap over studies of the pooled out-of-fold predictions.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ NOTE = (
 
 
 _CHOICES_OF_RULES = ("iou", "confidence", "nms_iou", "near_duplicate_iou", "positive", "threshold")
-"""Entries of a ``metrics.json`` that say how metrics are counted."""
+"""Entries of a ``metrics.json`` that are settings of the metrics, not values."""
 
 _DETAILS = (".per_class.", "_by_level.")
 
@@ -41,9 +40,9 @@ class TableRow:
     Attributes:
         variant: its name.
         metric: dotted key.
-        folds: value of each fold; None where it is not defined or the fold failed.
+        folds: value of each fold; None if it is undefined or the fold failed.
         pooled: ``{value, ci95, n}`` over all studies, or None.
-        failed: for each fold whether it has failed.
+        failed: whether each fold has failed.
     """
 
     variant: str
@@ -54,7 +53,7 @@ class TableRow:
 
     @property
     def mean(self) -> float | None:
-        """Mean of the folds; None where one has no value."""
+        """Mean of the folds; None if a fold has no value."""
         values = [value for value in self.folds if value is not None]
         return float(np.mean(values)) if len(values) == len(self.folds) else None
 
@@ -88,8 +87,8 @@ class TableRow:
 def flat_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
     """``{value, ci95, n}`` of each metric of a ``metrics.json`` by dotted key, in order.
 
-    Counts and tables are left out, and what stands below a metric. Where there is no interval its
-    ends and ``n`` are None.
+    Counts, tables and entries below a metric are omitted. Without an interval, its ends and ``n``
+    are None.
     """
     flat: dict[str, dict[str, Any]] = {}
     for name, value in metrics.items():
@@ -117,7 +116,7 @@ def table_markdown(rows: Sequence[TableRow]) -> str:
 
 
 def overview_markdown(rows: Sequence[TableRow]) -> str:
-    """Metrics over all classes: mean ± standard deviation of each variant, and the pooled one."""
+    """Metrics over all classes: mean ± standard deviation, and pooled, for each variant."""
     variants = list(dict.fromkeys(row.variant for row in rows))
     metrics = [
         name
@@ -134,7 +133,7 @@ def overview_markdown(rows: Sequence[TableRow]) -> str:
 
 
 def rows_csv(rows: Sequence[TableRow]) -> str:
-    """Every row, as CSV; empty where there is no value."""
+    """All rows as CSV, with empty cells for missing values."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     folds = [f"fold_{n + 1}" for n in range(len(rows[0].folds))]
@@ -152,7 +151,7 @@ def rows_csv(rows: Sequence[TableRow]) -> str:
 
 
 def rows_png(rows: Sequence[TableRow], metrics: Sequence[str]) -> bytes:
-    """A picture of each metric and variant: folds as dots, mean and pooled with their intervals."""
+    """A plot of each metric and variant: folds as dots, mean and pooled with their intervals."""
     variants = list(dict.fromkeys(row.variant for row in rows))
     picture = new_figure(4.0 + 0.9 * len(variants) * len(metrics), 4.2)
     for place, name in enumerate(metrics, 1):
@@ -174,7 +173,7 @@ def rows_png(rows: Sequence[TableRow], metrics: Sequence[str]) -> bytes:
 
 def _draw(axes: Any, x: int, row: TableRow) -> None:
     known = [(n, value) for n, value in enumerate(row.folds) if value is not None]
-    step = 0.2 / len(row.folds)  # side by side, so that equal folds are seen
+    step = 0.2 / len(row.folds)  # apart, so that equal folds are visible
     places = [x - 0.3 + step * n for n, _ in known]
     axes.plot(places, [value for _, value in known], "o", color="tab:grey", ms=5, label="a fold")
     low, high = row.ci95

@@ -1,7 +1,7 @@
 """What is cross-validated: variants of a detector or of a classifier, or recipes of a pipeline.
 
-A task knows its variants, how one is trained on a fold, and how the predictions out of fold become
-figures; [spineline.pipeline.kfold.kfold][] does the rest, which is the same for all.
+A task defines its variants, how one is trained on a fold, and how out-of-fold predictions become
+metrics. [spineline.pipeline.kfold.kfold][] does the rest, which is common to all tasks.
 """
 
 from __future__ import annotations
@@ -52,26 +52,26 @@ from spineline.pipeline.training.train import (
 )
 
 RECIPE_FILE = "recipe.yaml"
-"""In a recipe's folder: all that its trainings are given."""
+"""File in a recipe's folder with all keys of its trainings."""
 
 
 class KfoldTask(ABC):
-    """A command of ``spineline kfold`` with the settings that it was given."""
+    """A command of ``spineline kfold`` with its settings."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
     @abstractmethod
     def variants(self) -> tuple[Variant, ...]:
-        """The variants that are asked for, in their order.
+        """The requested variants, in order.
 
         Raises:
-            ConfigError: no such variant or file, a name twice, or keys that no training knows.
+            ConfigError: no such variant or file, a name twice, or keys that no training has.
         """
 
     @abstractmethod
     def check(self, variants: Sequence[Variant]) -> None:
-        """Refuse, before anything is trained, what a training would refuse, and equal variants.
+        """Refuse equal variants, and whatever a training would refuse, before anything is trained.
 
         Raises:
             ConfigError: names the variant.
@@ -79,11 +79,11 @@ class KfoldTask(ABC):
 
     @abstractmethod
     def metric(self, folds: Folds, variants: Sequence[Variant]) -> tuple[str, ...]:
-        """The figures of the table: those asked for, or the usual ones.
+        """The metrics of the table: the requested ones, or the defaults.
 
         Raises:
-            ConfigError: one that these folds cannot have.
-            AnnotationError: folds that nothing can be trained on.
+            ConfigError: a metric that these folds cannot have.
+            AnnotationError: folds without anything to train on.
         """
 
     @abstractmethod
@@ -92,18 +92,18 @@ class KfoldTask(ABC):
 
     @abstractmethod
     def pool(self, folds: Folds, jobs: Sequence[FoldJob]) -> tuple[Metrics, tuple[Failure, ...]]:
-        """The figures of a variant's predictions out of fold, which are written on the way.
+        """The metrics of a variant's out-of-fold predictions, which are also written.
 
         Returns:
-            the figures, and the studies that failed and count as missed.
+            The metrics, and the studies that failed and count as missed.
         """
 
     @abstractmethod
     def models(self, job: FoldJob) -> dict[str, str]:
-        """The files of a fold's networks, by what they are; paths from the variant's folder."""
+        """The files of a fold's networks by role, relative to the variant's folder."""
 
     def begin(self, variants: Sequence[Variant]) -> None:  # noqa: B027 (most write nothing)
-        """Write what the trainings of the variants will read."""
+        """Write the files that the trainings of the variants read."""
 
     def folder(self, variant: Variant, fold: int) -> Path:
         """The run folder of a training."""
@@ -112,7 +112,7 @@ class KfoldTask(ABC):
 
 
 class OneStageTask(KfoldTask):
-    """Variants of one network's training, by keys that differ."""
+    """Variants of one network's training, which differ in some keys."""
 
     train_class: ClassVar[type[DetectTrain | ClassifyTrain]]
     job_class: ClassVar[type[FoldJob]]
@@ -135,7 +135,7 @@ class OneStageTask(KfoldTask):
         return tuple(found.values())
 
     def check(self, variants: Sequence[Variant]) -> None:
-        """See [KfoldTask][]; variants that differ in nothing that has an effect are told."""
+        """See [KfoldTask][]; also warns of variants that do not differ in effect."""
         seen: dict[str, str] = {}
         works: dict[str, str] = {}
         for variant in variants:
@@ -159,13 +159,13 @@ class OneStageTask(KfoldTask):
             seen[resolved] = works[effect] = variant.name
 
     def in_effect(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The values of a training less those that others switch off."""
+        """The values of a training without those that others switch off."""
         return values
 
     def training(
         self, variant: Variant, *, data: Path | None = None, out: Path | None = None
     ) -> Any:
-        """The settings of one training, on the CPU, by default of all the data."""
+        """The settings of one training, on the CPU, by default on all data."""
         common = {spec.name: getattr(self.settings, spec.name) for spec in fields(self.train_class)}
         here: dict[str, Any] = {"device": "cpu", "resume": False, "overwrite": False}
         here |= {"data": data, "out": out} if data and out else {}
@@ -173,10 +173,10 @@ class OneStageTask(KfoldTask):
         return self.train_class(**{**common, **own, **here})
 
     def _keys(self, variant: Variant, where: str) -> dict[str, Any]:
-        """A variant's keys as the training's settings hold them.
+        """A variant's keys, as parsed by the training's settings.
 
         Raises:
-            ConfigError: an unknown key, a value that does not fit, or one that all variants share.
+            ConfigError: an unknown key, an invalid value, or a key that all variants share.
         """
         for name in variant.keys:
             if name in NOT_OF_A_VARIANT:
@@ -222,7 +222,7 @@ class DetectTask(OneStageTask):
         return given or ("level_accuracy_8px" if folds.labels == "level" else "coco.map50",)
 
     def in_effect(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The values of a training less those that others switch off."""
+        """The values of a training without those that others switch off."""
         return values | {key: OFF.get(key) for key in switched_off(values, model=values["model"])}
 
 
@@ -245,11 +245,11 @@ class PipelineTask(KfoldTask):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The recipes as they were named."""
+        """The requested recipes."""
         return ("best",) if self.settings.recipe is None else self.settings.recipe
 
     def variants(self) -> tuple[Variant, ...]:
-        """See [KfoldTask][]; each recipe bears the name of its file."""
+        """See [KfoldTask][]; each recipe has the name of its file."""
         found: dict[str, Variant] = {}
         for word in self.words:
             name = word if word in BUNDLE_RECIPES else Path(word).stem
@@ -279,7 +279,7 @@ class PipelineTask(KfoldTask):
         return self.settings.metric or ("level_accuracy_8px", "seven.accuracy")
 
     def begin(self, variants: Sequence[Variant]) -> None:
-        """Keep each recipe in its folder, from which its trainings read it."""
+        """Store each recipe in its folder, from which its trainings read it."""
         for variant in variants:
             text = yaml.safe_dump(dict(variant.keys), sort_keys=False)
             write_text(self.settings.out / variant.name / RECIPE_FILE, text)
@@ -301,7 +301,7 @@ class PipelineTask(KfoldTask):
         return {task: file.as_posix() for task, file in files.items()}
 
     def pool(self, folds: Folds, jobs: Sequence[FoldJob]) -> tuple[Metrics, tuple[Failure, ...]]:
-        """Every study by the pipeline of the fold that left it out, in a folder of ``val``."""
+        """Score every study with the pipeline of the fold that left it out, by ``pipeline val``."""
         variant = self.settings.out / jobs[0].variant
         scored: Part = "val"
         data = load_dataset(folds.folders[0])  # each fold holds every image
@@ -327,6 +327,6 @@ class PipelineTask(KfoldTask):
         return flat_metrics(found.metrics), tuple(missed)
 
     def _scoring(self) -> dict[str, Any]:
-        """The keys that ``pipeline val`` is given."""
+        """The keys for ``pipeline val``."""
         names = ("spacing_mm", "fov_mm", "draws", "seed")
         return {name: getattr(self.settings, name) for name in names}

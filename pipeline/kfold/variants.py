@@ -28,7 +28,7 @@ class Variant:
 
 
 def keys_text(keys: Mapping[str, Any]) -> str:
-    """Keys as they are said; of a recipe, by stage.
+    """Keys as text; those of a recipe by stage.
 
     >>> keys_text({"mixup": 0.2}), keys_text({"detector": {"epochs": 9}, "namer": {}})
     ('mixup=0.2', 'detector(epochs=9)')
@@ -42,10 +42,10 @@ def keys_text(keys: Mapping[str, Any]) -> str:
 
 
 def named_variants(word: str, built_in: Mapping[str, Mapping[str, Any]]) -> Iterator[Variant]:
-    """The variant of a name, or all those in a YAML file.
+    """The variant of a name, or all variants in a YAML file.
 
     Raises:
-        ConfigError: no such variant or file, or one that holds none.
+        ConfigError: no such variant or file, or a file without variants.
     """
     if word in built_in:
         yield Variant(word, built_in[word])
@@ -69,10 +69,10 @@ def named_variants(word: str, built_in: Mapping[str, Mapping[str, Any]]) -> Iter
 
 
 def check_name(text: str, where: str) -> None:
-    """Refuse what cannot name a variant's folder.
+    """Refuse names that are not valid for a variant's folder.
 
     Raises:
-        ConfigError: says what can.
+        ConfigError: names what is allowed.
     """
     if not _NAME.fullmatch(text) or text == FOLDS_FOLDER:
         msg = f"{where}: {text!r} cannot name a variant; wanted letters, digits, _ . -"

@@ -1,13 +1,14 @@
-"""``to=coco``: results of a run as COCO detections, and the images and categories they speak of.
+"""``to=coco``: results of a run as COCO detections, with their images and categories.
 
-``OUT/coco_predictions.json`` is what ``COCO.loadRes`` of pycocotools takes: a list of ``image_id``,
-``category_id`` (1 … 11, the levels from the top), ``bbox`` (left, top, width, height in stored
-pixels, clipped to the image) and ``score``. Beside these each prediction has the point
+``OUT/coco_predictions.json`` is the input of ``COCO.loadRes`` of pycocotools. It is a list of
+``image_id``, ``category_id`` (1 … 11, the levels from the top), ``bbox`` (left, top, width, height
+in stored pixels, clipped to the image) and ``score``. Each prediction also has the point
 (``keypoints``), its level, and both codes with their probabilities, null without a grade.
-``OUT/coco_images.json`` is a COCO file without annotations, one image for each study done, also
-where nothing was found; an image carries UIDs, spacing, missing levels, warnings, and whether the
-naming was abstained. ``file_name`` is what ``convert`` calls the image of a study, by which
-predictions can be brought together with its ``annotations/PART.json``.
+
+``OUT/coco_images.json`` is a COCO file without annotations, with one image for each processed
+study, even if nothing was found. An image has UIDs, spacing, missing levels, warnings, and whether
+the naming was abstained. ``file_name`` is the image name that ``convert`` gives to a study, so
+predictions can be matched with its ``annotations/PART.json``.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def coco_images(named: Named) -> dict[str, Any]:
 
 
 def coco_predictions(named: Named) -> list[dict[str, Any]]:
-    """Predictions of results as COCO detections; image ids count from 1 in the order given."""
+    """Predictions of results as COCO detections; image ids count from 1 in the given order."""
     return [
         _prediction(number, result, structure)
         for number, (_, result) in enumerate(named, 1)

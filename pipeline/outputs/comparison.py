@@ -1,7 +1,7 @@
 """Ground truth beside a prediction: ``compare=ANNOTATIONS`` of ``pipeline predict``.
 
-Distances are those that ``spineline pipeline val`` scores: in the label's own image, into which
-points of another slice are brought through patient coordinates.
+Distances are the same as in ``spineline pipeline val``: in the label's own image. Points of another
+slice are mapped into it through patient coordinates.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class ComparedLevel:
-    """A level's label, and how the prediction of that level stands to it.
+    """A level's label compared with the prediction of that level.
 
     Attributes:
         level, kind: of the label.
-        point_xy: the label in pixels of the frame that was looked at, upright.
-        pathology: the label's tags; empty where it is not graded.
-        distance_px: from the predicted point, in pixels of the labelled image; None where the level
+        point_xy: the label in pixels of the analysed frame, upright.
+        pathology: the label's tags; empty if it is not graded.
+        distance_px: from the predicted point, in pixels of the labelled image; None if the level
             was not found.
-        distance_mm: the same in mm; None without pixel spacing too.
-        grade_agrees: whether all grades given are the label's; None where either has none.
+        distance_mm: the same in mm; also None without pixel spacing.
+        grade_agrees: whether all predicted grades equal the label's; None if either has none.
     """
 
     level: str
@@ -58,20 +58,18 @@ class ComparedLevel:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The labels of a study.
+    """The labels of a study compared with its prediction.
 
     Attributes:
-        levels: by level, top to bottom; empty where there is nothing to compare.
-        reason: why there is nothing to compare, in words; empty where there is.
+        levels: by level, top to bottom; empty if there is nothing to compare.
+        reason: why there is nothing to compare; else empty.
     """
 
     levels: Mapping[str, ComparedLevel]
     reason: str = ""
 
     def summary(self) -> str:
-        """Such as ``11 of 11 labelled levels found, mean distance 2.1 px; grade as labelled: 8 of
-        11``.
-        """
+        """Such as ``11 of 11 labelled levels found, mean distance 2.1 px``, with the grades."""
         if self.reason:
             return self.reason
         labels = tuple(self.levels.values())
@@ -86,7 +84,7 @@ class Comparison:
 
 
 def check_compare(settings: OutputSettings) -> None:
-    """Read the annotation of ``compare=``, before any model runs.
+    """Read the annotation of ``compare=`` before any model runs.
 
     Raises:
         AnnotationError: it cannot be read, or names no levels.
@@ -99,7 +97,7 @@ def check_compare(settings: OutputSettings) -> None:
 
 
 def comparison_of(analysis: Analysis, settings: OutputSettings) -> Comparison | None:
-    """The labels of a study beside its prediction; None without ``compare=``.
+    """Compare the labels of a study with its prediction; None without ``compare=``.
 
     Raises:
         AnnotationError: the annotation cannot be read.
@@ -120,7 +118,7 @@ def comparison_of(analysis: Analysis, settings: OutputSettings) -> Comparison | 
 def _comparison_with(
     analysis: Analysis, record: ImageRecord, headers: Mapping[str, SliceHeader]
 ) -> Comparison:
-    """The labels of one image beside a prediction.
+    """Compare the labels of one image with a prediction.
 
     Args:
         analysis: of the same image, or of another slice of its study.
@@ -128,15 +126,15 @@ def _comparison_with(
         headers: slices of the studies by instance UID; empty for plain images.
 
     Raises:
-        AnnotationError: the two images cannot be brought together.
+        AnnotationError: the two images cannot be aligned.
     """
-    from spineline.pipeline.inference.ground_truth import aligned  # converters, for this key alone
+    from spineline.pipeline.inference.ground_truth import aligned  # converters, only for this key
 
     found = {s.level: s for s in aligned(analysis.result, record, headers).structures}
     labels = [s for s in record.structures if s.level in LEVELS]
     if not labels:
         return Comparison({}, "the annotation of this study marks no level")
-    # The labels in the frame that was looked at, upright.
+    # The labels in the analysed frame, upright.
     points = np.array([label.point_xy for label in labels], dtype=np.float64)
     seen = analysis.frame.header
     if seen is not None and record.instance_uid not in (None, seen.instance_uid):
@@ -182,7 +180,7 @@ def _compared(
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """The annotation, and where to look a study up in it."""
+    """The annotation, with look-up by study."""
 
     truths: GroundTruthSet
     by_uid: Mapping[str, tuple[GroundTruth, ...]]
@@ -190,7 +188,7 @@ class _Labels:
     left_out: Mapping[str, str]
 
     def find(self, analysis: Analysis) -> GroundTruth | None:
-        """The labels of the very slice that was looked at, else the first of its study."""
+        """The labels of exactly the analysed slice, else the first of its study."""
         uid = analysis.result.study_uid
         if uid is None:
             return self.by_name.get(analysis.frame.name)
@@ -201,7 +199,7 @@ class _Labels:
 
 
 def _labels_of(annotations: Path, settings: OutputSettings) -> _Labels:
-    """The labels, read once as long as the file stays as it is."""
+    """The labels, read once for each state of the file."""
     try:
         state = annotations.stat()
     except OSError as error:
@@ -214,7 +212,7 @@ def _labels_of(annotations: Path, settings: OutputSettings) -> _Labels:
 
 @functools.lru_cache(maxsize=2)
 def _labels(annotations: Path, source: Path, window: str, state: tuple[int, int]) -> _Labels:
-    del state  # a file that has changed is another one
+    del state  # part of the cache key only
     images = source.parent if source.is_file() else source
     settings = GroundTruthSettings(source=images, annotations=annotations, window=window)
     from spineline.pipeline.inference.ground_truth import read_ground_truth

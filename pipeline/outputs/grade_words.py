@@ -1,4 +1,4 @@
-"""Grades in words, and which of them is the worst of a study."""
+"""Grades in words, and the worst grade of a study."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORST_FIRST: tuple[int, ...] = tuple(
         "vertebra-normal",
     )
 )
-"""Codes by how far they are from normal: an order to sort studies by, no clinical scale."""
+"""Codes by their distance from normal: an order for sorting studies, not a clinical scale."""
 
 CODES_OF: dict[Kind, tuple[int, ...]] = {
     kind: tuple(code for code, of in enumerate(KIND_OF_SEVEN) if of == kind)
@@ -41,13 +41,13 @@ def code_name(code: int) -> str:
 
 
 def has_schmorl(structure: GradedStructure) -> bool:
-    """Whether either grade says Schmorl's node."""
+    """Whether either grade is Schmorl's node."""
     by_binary = structure.binary is not None and structure.binary.class_index == 1
     return by_binary or (structure.seven is not None and structure.seven.class_index == _SCHMORL)
 
 
 def is_normal(structure: GradedStructure) -> bool | None:
-    """Whether the grade is normal; None where there is no grade of seven classes."""
+    """Whether the grade is normal; None without a seven-class grade."""
     if structure.seven is None:
         return None
     return structure.seven.class_index in _NORMAL and not has_schmorl(structure)
@@ -78,7 +78,7 @@ def tag_words(kind: Kind, pathology: tuple[str, ...]) -> str:
 
 
 def rank(structure: GradedStructure) -> int:
-    """Place of a structure's grade in `WORST_FIRST`, by either grade; the last of all without."""
+    """Index of a structure's worse grade in `WORST_FIRST`; its length without a grade."""
     places = []
     if structure.seven is not None:
         places.append(WORST_FIRST.index(structure.seven.class_index))
@@ -94,7 +94,7 @@ def worst(structures: Iterable[GradedStructure]) -> GradedStructure | None:
 
 
 def furthest_words(structure: GradedStructure | None) -> str:
-    """What is said of the `worst` structure of a study."""
+    """The description of the `worst` structure of a study."""
     if structure is None:
         return "not graded"
     if is_normal(structure):

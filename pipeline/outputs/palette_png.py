@@ -1,8 +1,8 @@
-"""Overlays as palette PNG: a grey frame with marks in two colours needs one byte a pixel.
+"""Overlays as palette PNG: a grey frame with marks in two colours needs one byte per pixel.
 
-Packing the picture would be the dearest step of a prediction after the networks: a palette makes
-the file a third as large, and ISA-L packs it several times as fast as zlib. Grey keeps 128 steps,
-each colour 64. The frame alone is packed in the same way for pages, with all its 256.
+Compression would be the most expensive step of a prediction after the networks. A palette makes the
+file a third as large, and ISA-L compresses it several times as fast as zlib. Grey keeps 128 steps,
+each colour 64. The frame alone is compressed in the same way for pages, with all its 256 levels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GREY_INDEX = (np.arange(256) // 2).astype(np.uint8)
 
 
 def _steps_of(colour: Colour, first: int) -> npt.NDArray[np.uint8]:
-    """(256,): the entry of a colour's blend with grey by its peak; its entries begin at first."""
+    """(256,): the palette index of a colour by its peak value; its entries begin at ``first``."""
     full = max(colour)
     steps = (np.arange(256) * (_STEPS - 1) + full // 2) // full
     return (first + np.minimum(steps, _STEPS - 1)).astype(np.uint8)
@@ -39,8 +39,8 @@ def overlay_palette_png(picture: npt.NDArray[np.uint8]) -> bytes:
     Source of the format: PNG specification (ISO/IEC 15948), colour type 3, filter "up".
 
     Args:
-        picture: uint8 (h, w, 3) RGB, grey but for the colours of ``COLOURS_RGB`` and their blends
-            with grey.
+        picture: uint8 (h, w, 3) RGB, grey except for the colours of ``COLOURS_RGB`` and their
+            blends with grey.
     """
     greys = np.repeat(np.rint(np.linspace(0, 255, _GREYS))[:, None], 3, axis=1)
     steps = np.linspace(0, 1, _STEPS)[:, None]
@@ -50,7 +50,7 @@ def overlay_palette_png(picture: npt.NDArray[np.uint8]) -> bytes:
 
 
 def grey_png(image: npt.NDArray[np.uint8]) -> bytes:
-    """A grey image, uint8 (h, w), as PNG without loss, packed as quickly as an overlay."""
+    """A grey image, uint8 (h, w), as lossless PNG, compressed as fast as an overlay."""
     return _png(image, 0)
 
 
@@ -72,10 +72,10 @@ def _png(
 
 
 def _palette_index(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(h, w) palette entries: blue above red tells the colour, the peak how full it is."""
+    """(h, w) palette indices: blue above red selects the colour, the peak its brightness."""
     red, green, blue = cv2.split(picture)
     index: npt.NDArray[np.uint8] = cv2.LUT(green, _GREY_INDEX)
-    place = np.flatnonzero(red != blue)  # in both colours, and their blends with grey, they differ
+    place = np.flatnonzero(red != blue)  # they differ in all colours and blends
     warm, cool = red.ravel()[place], blue.ravel()[place]
     peak = np.maximum(np.maximum(warm, cool), green.ravel()[place])
     index.ravel()[place] = np.where(cool > warm, _COOL_INDEX[peak], _WARM_INDEX[peak])

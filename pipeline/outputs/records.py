@@ -1,4 +1,4 @@
-"""A result as an annotated image, which is what the formats of annotations are written from."""
+"""A result as an annotated image, the input of the annotation formats."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from spineline.pipeline.inference.results import StudyResult
 
 
 def record_of_result(name: str, result: StudyResult) -> ImageRecord:
-    """The record that a result would be if it were an annotation.
+    """Convert a result to the record of an annotation.
 
     Args:
         name: of the study; becomes image and study id.
-        result: its points and boxes stay as they are, its codes become pathology tags (none where
-            there is no grade).
+        result: its points and boxes are unchanged, its codes become pathology tags (none without a
+            grade).
     """
     structures = []
     for found in result.structures:

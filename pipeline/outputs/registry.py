@@ -1,4 +1,4 @@
-"""The outputs that ``to=`` names besides result.json and overlay.png, and who writes them."""
+"""The registry of outputs that ``to=`` selects besides result.json and overlay.png."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from spineline.datasets.common.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class RegisteredOutput:
-    """One word of ``to=``.
+    """One value of ``to=``.
 
     Attributes:
-        word: what the user writes.
+        word: the value.
         study_writer: the function that writes a study's file, ``module:function`` below this
-            package, imported when it is asked for; empty where there is none.
+            package, imported on use; empty if there is none.
         cohort_writer: the same for the file of the whole run.
         needs_dicom: whether only studies with a DICOM source have it.
-        of_refused: whether studies that were refused are in it, or have it.
-        package, extra: what has to be installed for it, and the extra that brings that.
+        of_refused: whether it includes refused studies.
+        package, extra: the required package, and the extra that installs it.
     """
 
     word: str
@@ -51,7 +51,7 @@ _OUTPUTS = (
 
 
 def list_outputs() -> dict[str, RegisteredOutput]:
-    """All outputs by word.
+    """All outputs by value of ``to=``.
 
     >>> [word for word, output in list_outputs().items() if output.cohort_writer]
     ['tianchi', 'coco', 'page']
@@ -60,7 +60,7 @@ def list_outputs() -> dict[str, RegisteredOutput]:
 
 
 def check_packages(words: Iterable[str]) -> None:
-    """Refuse words whose package is not installed, before any study is read.
+    """Refuse outputs whose package is not installed, before any study is read.
 
     Raises:
         ConfigError: names the package and the extra.

@@ -1,4 +1,4 @@
-"""Settings of what is written of each study and of a run."""
+"""Settings of the outputs of a study and of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SALT_HELP = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSettings(ModelSettings):
-    """The keys that decide what is written of a study."""
+    """The keys of a study's outputs."""
 
     source: Path = key(
         "study, folder of studies, DICOM file, volume (NIfTI, MHA, NRRD), image, folder"
@@ -47,10 +47,10 @@ class OutputSettings(ModelSettings):
 
 
 def check_salt(salt: str | None, names: str) -> None:
-    """Refuse a salt that hides little, or one that nothing uses.
+    """Refuse a salt that is too short, or that nothing uses.
 
     Raises:
-        ConfigError: says what is wanted.
+        ConfigError: names what is allowed.
     """
     if salt is not None and (names != "hash" or len(salt) < 8):
         raise ConfigError("salt=…: wanted eight characters or more, and names=hash")

@@ -1,10 +1,9 @@
-"""``to=slicer``: ``points.mrk.json``, the points as markups of 3D Slicer, in the patient's frame.
+"""``to=slicer``: ``points.mrk.json``, the points as markups of 3D Slicer, in patient coordinates.
 
-The format is told by [spineline.converters.formats.slicer][]. Its schema has no field for warnings.
-What Slicer keeps, also when it saves again, are the markup's name and the points' descriptions:
-both name the missing levels and the code words of the warnings. The warnings in full, missing
-levels and whether the naming was abstained stand beside them in keys of our own, which the schema
-allows and Slicer passes over.
+The format is described in [spineline.converters.formats.slicer][]. Its schema has no field for
+warnings. Slicer keeps the markup's name and the points' descriptions, also when it saves again. So
+both list the missing levels and the codes of the warnings. Private keys hold the full warnings,
+missing levels and whether the naming was abstained; the schema allows them and Slicer ignores them.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ FILE_NAME = "points.mrk.json"
 
 
 def write_markups(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
-    """Write ``points.mrk.json`` of a study; one without geometry is warned of and left out.
+    """Write ``points.mrk.json`` of a study; one without geometry is skipped with a warning.
 
     Raises:
         SpinelineError: the folder cannot be written to.
@@ -38,11 +37,11 @@ def write_markups(folder: Path, analysis: Analysis, settings: OutputSettings) ->
 
 
 def markups_of(result: StudyResult, *, doubtful: float = 0.25) -> dict[str, Any] | None:
-    """A result as a document of markups, or None where its points have no place in the patient.
+    """A result as a markups document, or None if its points have no patient coordinates.
 
     Args:
         result: what to write.
-        doubtful: descriptions of structures below this confidence carry a question mark.
+        doubtful: descriptions of structures below this confidence get a question mark.
     """
     if any(structure.point_mm is None for structure in result.structures):
         return None

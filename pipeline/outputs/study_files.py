@@ -1,4 +1,4 @@
-"""What the pipeline writes: result.json, overlay.png of each study; results.csv, log.txt of all."""
+"""The main outputs: result.json and overlay.png of each study, results.csv and log.txt of a run."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ RESULT_COLUMNS = (
     "seven_probability", "seven_tied_with", "binary_class", "binary_probability",
     "binary_threshold", "naming_probability", "naming_abstained", "warnings", "status",
 )  # fmt: skip
-"""Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS).
+"""Columns of results.csv: points and boxes in stored pixels, mm in patient coordinates (LPS).
 
-The last four are the study's: how probable its levels are as a whole, 1 where they are a guess,
-the code words of its warnings, parted by blanks, and ``ok``, ``refused``, ``forced``
-(not for us, and looked at all the same) or ``failed``, where there is no result.
+The last four describe the study: the probability of its naming, 1 if its levels are a guess, the
+codes of its warnings, separated by blanks, and its status. The status is ``ok``, ``refused``,
+``forced`` (unsuitable, but processed) or ``failed`` (without a result).
 """
 
 _OF_LEVELS = (
     "not_lumbar_t2", "few_levels", "low_confidence", "naming_in_doubt", "naming_abstained",
     "transitional_anatomy", "spacing_implausible", "view_cuts_spine", "orientation_unusual",
 )  # fmt: skip
-"""Warnings that speak against the levels; they come first where words are few."""
+"""Warnings that cast doubt on the levels; they come first in short outputs."""
 
 
 def write_study(
@@ -54,9 +54,9 @@ def write_study(
         folder: the study's folder.
         analysis: what to write.
         overlay: whether to draw.
-        doubtful: grades of structures below this confidence carry a question mark; all do where
-            the naming is abstained.
-        comparison: labels to draw beside what was found, or None.
+        doubtful: grades of structures below this confidence get a question mark; all do if the
+            naming is abstained.
+        comparison: labels to draw beside the prediction, or None.
     """
     write_json(folder / "result.json", analysis.result.to_json(), sync=False)
     if overlay:
@@ -69,7 +69,7 @@ def overlay_png(
 ) -> bytes:
     """The frame, upright and enlarged, with boxes, points, levels and grades, as PNG.
 
-    Labels of an annotation are white crosses, their grade and distance beside those found.
+    Labels of an annotation are white crosses, with their grades and distances.
     """
     if analysis.result.abstained:
         doubtful = math.inf
@@ -104,7 +104,7 @@ def overlay_png(
 
 
 def _compared_words(label: ComparedLevel | None) -> str:
-    """Such as ``= label, 1.2 px 0.8 mm``, and where the grade is another ``label protrusion``."""
+    """Such as ``= label, 1.2 px 0.8 mm``, with ``label protrusion`` if the grade differs."""
     if label is None:
         return "no label"
     grade = tag_words(label.kind, label.pathology)
@@ -114,7 +114,7 @@ def _compared_words(label: ComparedLevel | None) -> str:
 
 
 def title_of(analysis: Analysis) -> str:
-    """What the picture alone would hide: levels that are missing, doubts, and other warnings."""
+    """What the picture alone does not show: missing levels, doubts, and other warnings."""
     refusal = analysis.result.refusal
     if refusal is not None:
         return f"spineline; refused: {refusal}"
@@ -123,11 +123,11 @@ def title_of(analysis: Analysis) -> str:
 
 
 def doubt_words(result: StudyResult) -> list[str]:
-    """A result's missing levels and the code words of its warnings, for outputs of few words.
+    """A result's missing levels and the codes of its warnings, for short outputs.
 
     Returns:
-        up to three parts, such as ``missing: L5, L5-S1``, ``doubt: naming_in_doubt`` (what speaks
-        against the levels) and ``also: files_left_out`` (what else was warned of).
+        Up to three parts, such as ``missing: L5, L5-S1``, ``doubt: naming_in_doubt`` (doubts about
+            the levels) and ``also: files_left_out`` (other warnings).
     """
     codes = [code for code in codes_of(result.warnings) if code != "missing_levels"]
     parts = (
@@ -139,9 +139,9 @@ def doubt_words(result: StudyResult) -> list[str]:
 
 
 def label_of(structure: GradedStructure, doubtful: float) -> str:
-    """Level and grade in words, such as ``L4-L5 bulging 0.83``; ``?`` where the box is doubtful.
+    """Level and grade in words, such as ``L4-L5 bulging 0.83``; ``?`` if the box is doubtful.
 
-    A second grade follows where it is all but as probable: ``bulging 0.44 or normal``.
+    A second grade that is almost as probable follows: ``bulging 0.44 or normal``.
     """
     words = [structure.level]
     if structure.seven is not None:
@@ -164,8 +164,8 @@ def csv_lines(
 ) -> Iterator[str]:
     """CSV of named results without line ends: the columns, then a line per structure.
 
-    A study without structures, as one that was refused, has one line, which names it and its
-    warnings and no level. The studies that failed follow, a line each with their names alone.
+    A study without structures, such as a refused one, has one line with its name and warnings but
+    no level. Failed studies follow, with one line each that holds only their names.
     """
     yield _csv_line(RESULT_COLUMNS)
     for name, result in results:
@@ -186,7 +186,7 @@ def _csv_line(values: Sequence[object]) -> str:
 
 
 def study_line(name: str, analysis: Analysis) -> str:
-    """One study in one short line: levels found and the slice they were found on."""
+    """One short line about a study: levels found and their slice."""
     if analysis.result.status == "refused":
         return f"{name}: refused"
     found = f"{name}: {len(analysis.result.structures)} of {len(LEVELS)} levels"
@@ -196,7 +196,7 @@ def study_line(name: str, analysis: Analysis) -> str:
 
 
 def log_lines(name: str, analysis: Analysis) -> list[str]:
-    """All that is to say of one study: the slice chosen, what was left out and why, warnings."""
+    """The log of a study: the chosen slice, what was left out and why, and warnings."""
     warned = (f"warning, {text}" for text in analysis.result.warnings)
     refused = analysis.result.status == "refused"  # then the first line has no note
     notes = analysis.frame.notes if refused else analysis.frame.notes[1:]
@@ -205,19 +205,19 @@ def log_lines(name: str, analysis: Analysis) -> list[str]:
 
 
 def write_log(folder: Path, lines: Iterable[str]) -> None:
-    """Write ``log.txt``; holds no time, so that the same run gives the same bytes."""
+    """Write ``log.txt``; it holds no times, so that the same run gives the same bytes."""
     write_lines(folder / LOG_NAME, lines, sync=False)
 
 
 def write_results_csv(
     path: Path, results: Iterable[tuple[str, StudyResult]], failed: Iterable[str] = ()
 ) -> None:
-    """Write one line per structure of named results; they are gone through once.
+    """Write one line per structure of named results, which are iterated once.
 
     Args:
         path: the file.
         results: names and results of studies.
-        failed: names of those that have none.
+        failed: names of studies without a result.
     """
     write_lines(path, csv_lines(results, failed), sync=False)
 

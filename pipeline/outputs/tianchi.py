@@ -1,11 +1,12 @@
-"""``to=tianchi``: results as a submission to the Tianchi challenge, which is its annotation JSON.
+"""``to=tianchi``: results as a submission to the Tianchi challenge, in its annotation format.
 
-``OUT/tianchi.json`` lists the studies, ``OUT/STUDY/tianchi.json`` the one. Points are rounded to
-whole pixels, as the official files have them; a tag holds the class (``v1`` … ``v5``, or a disc's
-grade with ``v5`` beside it), and is empty where there is no grade. ``zIndex`` is the slice's place
-in its series along the normal, from 0. The format has no word for doubt: a study with warnings
-carries them in a key ``warnings``, which readers of the format pass over. A plain image has no UIDs
-to submit it by and is left out with a warning.
+``OUT/tianchi.json`` lists all studies, ``OUT/STUDY/tianchi.json`` holds one. Points are rounded to
+whole pixels, as in the official files. A tag holds the class (``v1`` … ``v5``, or a disc's grade
+with ``v5``), and is empty without a grade. ``zIndex`` is the index of the slice in its series along
+the normal, from 0.
+
+The format cannot express doubt: a study with warnings has them in the key ``warnings``, which
+readers of the format ignore. A plain image has no UIDs and is skipped with a warning.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def tianchi_entry(result: StudyResult, z_index: int) -> dict[str, Any]:
 
     Args:
         result: of a DICOM image.
-        z_index: the slice's place in its series, from 0.
+        z_index: the index of the slice in its series, from 0.
     """
     entry = annotation_entry(record_of_result("study", result.as_stored()), z_index)
     warnings = [str(warning) for warning in result.warnings]
@@ -42,7 +43,7 @@ def tianchi_entry(result: StudyResult, z_index: int) -> dict[str, Any]:
 
 
 def write_study_submission(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:  # noqa: ARG001
-    """Write ``tianchi.json`` of one study; none of a plain image."""
+    """Write ``tianchi.json`` of one study; nothing for a plain image."""
     if analysis.result.instance_uid is None:
         return
     entry = tianchi_entry(analysis.result, analysis.frame.slice_index)
@@ -54,7 +55,7 @@ def write_submission(
     results: Iterable[tuple[str, StudyResult]],
     failures: Sequence[tuple[str, str]] = (),  # noqa: ARG001
 ) -> None:
-    """Write ``tianchi.json`` of the run; slices' places come from the files of the studies."""
+    """Write ``tianchi.json`` of the run; slice indices are read from the studies' files."""
     entries, plain = [], []
     for name, result in results:
         if result.instance_uid is None:
@@ -74,7 +75,7 @@ def write_submission(
 
 
 def _z_index(path: Path) -> int:
-    """The slice's place as a study's file says it; 0 where it says nothing."""
+    """The slice index in a study's file; 0 if it has none."""
     try:
         point = read_json(path)[0]["data"][0]["annotation"][0]["data"]["point"][0]
         return int(point["zIndex"])

@@ -1,4 +1,4 @@
-"""Writes what ``to=`` and ``compare=`` of ``pipeline predict`` ask for besides the results."""
+"""Writes the additional outputs that ``to=`` and ``compare=`` of ``pipeline predict`` select."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class StudyWriter(Protocol):
 class CohortWriter(Protocol):
     """Writes the files of a run into its folder.
 
-    ``results`` are the name and result of each study done, in order of name, ``failures`` the name
-    of each other study and why it could not be done.
+    ``results`` are the name and result of each processed study, in order of name. ``failures`` are
+    the name of each other study and the reason.
     """
 
     def __call__(  # noqa: D102
@@ -44,21 +44,21 @@ class CohortWriter(Protocol):
 
 
 def study_writer(word: str) -> StudyWriter:
-    """What writes a study's file of a word of ``to=``, imported now."""
+    """The function that writes a study's file for a value of ``to=``, imported on demand."""
     writer: StudyWriter = pkgutil.resolve_name(f"{_FOLDER}.{list_outputs()[word].study_writer}")
     return writer
 
 
 def cohort_writer(word: str) -> CohortWriter:
-    """What writes a run's file of a word of ``to=``, imported now."""
+    """The function that writes a run's file for a value of ``to=``, imported on demand."""
     writer: CohortWriter = pkgutil.resolve_name(f"{_FOLDER}.{list_outputs()[word].cohort_writer}")
     return writer
 
 
 def words_of_run(out: Path) -> tuple[str, ...]:
-    """The words of ``to=`` that an earlier run into ``out`` was given; none where it has no record.
+    """The values of ``to=`` of an earlier run into ``out``; none without a record.
 
-    A run that goes on keeps them: what is there would else tell of other results than the rest.
+    A continued run keeps them, because old and new studies would otherwise have different outputs.
     """
     try:
         words = read_yaml(out / "run.yaml")["settings"]["to"]
@@ -68,7 +68,7 @@ def words_of_run(out: Path) -> tuple[str, ...]:
 
 
 def check_extras(settings: OutputSettings) -> None:
-    """Find out what would fail every study, before any model runs.
+    """Check, before any model runs, what would fail every study.
 
     Raises:
         SpinelineError: the annotation of ``compare=`` cannot be read.
@@ -83,9 +83,9 @@ def check_extras(settings: OutputSettings) -> None:
 
 
 def write_study_extras(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
-    """Write what ``to=`` asks for of one study; what needs a DICOM source is warned of without.
+    """Write the selected outputs of one study; those that need a DICOM source warn without one.
 
-    Of a study that was refused no more is written than what says so.
+    For a refused study, only outputs that say so are written.
     """
     refused = analysis.result.status == "refused"
     outputs = [list_outputs()[word] for word in settings.to]
@@ -105,12 +105,12 @@ def write_cohort_extras(
     failures: Sequence[tuple[str, str]],
     settings: OutputSettings,
 ) -> None:
-    """Write what ``to=`` asks for of the run.
+    """Write the selected outputs of the run.
 
     Args:
         out: the run's folder.
-        results: name and result of each study done; can be gone through more than once.
-        failures: name and reason of each study that could not be done.
+        results: name and result of each processed study; can be iterated more than once.
+        failures: name and reason of each failed study.
         settings: of the run.
     """
     for output in map(list_outputs().__getitem__, settings.to):
@@ -121,7 +121,7 @@ def write_cohort_extras(
 
 @dataclass(frozen=True, slots=True)
 class _NotRefused:
-    """Named results without those of studies that were refused; nothing is kept."""
+    """Lazily filters out the named results of refused studies."""
 
     results: Iterable[tuple[str, StudyResult]]
 

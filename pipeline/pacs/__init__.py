@@ -1,1 +1,1 @@
-"""Studies from a PACS and results back to it, over DICOMweb and DIMSE."""
+"""Transfer of studies from a PACS and of results to it, over DICOMweb and DIMSE."""

@@ -1,7 +1,8 @@
-"""Where a server is, and what opens it: addresses, credentials, TLS.
+"""Addresses, credentials and TLS of servers.
 
 An address is the root of a DICOMweb service, ``https://HOST[:PORT]/PATH``, or an application entity
-of the older protocol (DIMSE), ``dicom://AET@HOST:PORT``, by TLS ``dicoms://AET@HOST:PORT``.
+of the older protocol (DIMSE). The latter is ``dicom://AET@HOST:PORT``, with TLS
+``dicoms://AET@HOST:PORT``.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class PacsError(SpinelineError):
-    """A server cannot be reached, refuses, or answers with what it may not."""
+    """A server cannot be reached, refuses a request, or gives an invalid answer."""
 
 
 class NoServerError(PacsError):
-    """A server that will not do the next thing either: not reached, or it lets nobody in."""
+    """A server that will refuse further requests too: unreachable, or it denies access."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,10 @@ class PacsAddress:
 
     Attributes:
         protocol: ``web`` (DICOMweb) or ``dimse``.
-        url: as given; of ``web`` alone, without a slash at the end.
+        url: as given; only for ``web``, without a slash at the end.
         host, port: where it listens.
-        aet: its AE title; of ``dimse`` alone.
-        tls: whether the line is encrypted.
+        aet: its AE title; only for ``dimse``.
+        tls: whether the connection is encrypted.
     """
 
     protocol: Literal["web", "dimse"]
@@ -60,12 +61,12 @@ class PacsAddress:
 
     @property
     def is_here(self) -> bool:
-        """Whether the server is on this machine, so that no wire lies between."""
+        """Whether the server is on this machine, so that no data pass over a network."""
         return self.host in _LOOPBACK
 
 
 def parse_address(url: str, key: str = "url") -> PacsAddress:
-    """The server behind a URL.
+    """The server at a URL.
 
     >>> str(parse_address("dicom://ORTHANC@127.0.0.1:4242"))
     'ORTHANC at 127.0.0.1:4242'
@@ -73,11 +74,11 @@ def parse_address(url: str, key: str = "url") -> PacsAddress:
     443
 
     Args:
-        url: see the module.
+        url: in the form that the module describes.
         key: of the command, for messages.
 
     Raises:
-        ConfigError: it is no such address, or holds a password.
+        ConfigError: it is not such an address, or contains a password.
     """
     try:
         parts = urlsplit(url)
@@ -106,10 +107,10 @@ def parse_address(url: str, key: str = "url") -> PacsAddress:
 
 
 def check_ae_title(title: str, key: str) -> str:
-    r"""The title itself: 1 to 16 characters of ASCII without ``\`` (PS3.5 6.2, AE).
+    r"""Check and return a title: 1 to 16 ASCII characters without ``\`` (PS3.5 6.2, AE).
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is invalid.
     """
     if not _AE_TITLE.fullmatch(title):
         msg = (
@@ -121,7 +122,7 @@ def check_ae_title(title: str, key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a DICOMweb service asks for: user and password, or a bearer token; or nothing."""
+    """Credentials of a DICOMweb service: user and password, a bearer token, or nothing."""
 
     user: str = ""
     password: str = field(default="", repr=False)
@@ -134,11 +135,11 @@ class Credentials:
 def read_credentials(path: Path | None) -> Credentials:
     """Credentials from a YAML file with ``user`` and ``password``, or ``token``.
 
-    Without a file they come from the environment: ``SPINELINE_PACS_USER``, ``_PASSWORD``,
-    ``_TOKEN``.
+    Without a file, they come from the environment variables ``SPINELINE_PACS_USER``, ``_PASSWORD``
+    and ``_TOKEN``.
 
     Raises:
-        SpinelineError: the file cannot be read, is no such file, or every user can read it.
+        SpinelineError: the file cannot be read, is not such a file, or is readable by every user.
     """
     if path is None:
         where = ", ".join(_VARIABLES.values())
@@ -176,16 +177,16 @@ def _of_file(path: Path, where: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class PacsAccess:
-    """How a server is talked to.
+    """Parameters of a connection.
 
     Attributes:
-        aet: our own AE title.
-        credentials: of DICOMweb.
-        ca: certificates that are trusted, PEM; None for the system's.
-        cert, key: our own certificate and its key, PEM; None for none.
-        timeout: seconds without an answer after which we give up.
-        port: our own port for images sent by C-MOVE; None asks for them by C-GET.
-        host: address that we listen at for C-MOVE.
+        aet: the local AE title.
+        credentials: for DICOMweb.
+        ca: trusted certificates, PEM; None for the system's.
+        cert, key: the local certificate and its key, PEM; None for none.
+        timeout: seconds to wait for an answer.
+        port: the local port for images sent by C-MOVE; None requests them by C-GET.
+        host: the local address for C-MOVE.
     """
 
     aet: str = "SPINELINE"
@@ -199,10 +200,10 @@ class PacsAccess:
 
 
 def check_tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> None:
-    """Refuse certificates that are not there, or one without its key.
+    """Refuse certificate files that do not exist, or a certificate without its key.
 
     Raises:
-        ConfigError: says which.
+        ConfigError: names the file.
     """
     for name, path in {"ca": ca, "cert": cert, "key": key}.items():
         if path is not None and not path.is_file():
@@ -212,18 +213,18 @@ def check_tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> Non
 
 
 def tls_context(access: PacsAccess, *, server: bool = False) -> ssl.SSLContext:
-    """TLS of a line that we begin, or that another begins (``server``).
+    """The TLS context of a client or a ``server``.
 
-    As a server we ask for a certificate where ``ca`` says which are trusted.
+    A server requires a client certificate if ``ca`` names the trusted ones.
 
     Raises:
-        SpinelineError: a file holds no certificate, or no key to it.
+        SpinelineError: a file holds no certificate, or no matching key.
     """
     purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
     try:
         context = ssl.create_default_context(purpose, cafile=access.ca)
         if access.cert is not None:
-            # An empty password: openssl would else ask for one on the terminal.
+            # An empty password: openssl would otherwise prompt on the terminal.
             context.load_cert_chain(access.cert, access.key, password="")
     except (ssl.SSLError, OSError, ValueError) as error:
         msg = f"ca=, cert=, key=: not read as PEM ({first_line(error)}); keys without password"

@@ -1,4 +1,4 @@
-"""A server that speaks DIMSE (PS3.7): C-FIND, C-GET or C-MOVE, C-STORE, each by an association."""
+"""A server with DIMSE (PS3.7): C-FIND, C-GET or C-MOVE, and C-STORE, each in an association."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _SYNTAXES: tuple[Sequence[str], ...] = (
     (DeflatedExplicitVRLittleEndian,),
     (ExplicitVRBigEndian,),
 )
-"""Each a context of its own, so that a server need decompress nothing; but for the first."""
+"""A context each, so that a server need not decompress anything; the first has both plain ones."""
 _STORED_SYNTAXES = (
     *_PLAIN, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEGBaseline8Bit,
     JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless,
@@ -67,7 +67,7 @@ _USUAL = tuple(
         "MultiFrameGrayscaleByteSecondaryCapture", "MultiFrameGrayscaleWordSecondaryCapture",
     )
 )  # fmt: skip
-"""Of instances whose class the server does not tell."""
+"""Classes to request if the server does not report those of its instances."""
 _STORED = (*_USUAL, *(
     getattr(kinds, f"{name}Storage")
     for name in (
@@ -177,7 +177,7 @@ class DimseServer:
                 yield path, str(error)
 
     def _stored(self, line: Association, dataset: Dataset) -> str:
-        """Why an object was not stored; empty where it was."""
+        """Store an object; return the reason if that fails, else an empty text."""
         try:
             with quiet_pydicom():
                 answer = line.send_c_store(dataset)
@@ -205,10 +205,10 @@ class DimseServer:
     def _transfer(self, answers: Iterator[tuple[Dataset, Dataset | None]], what: str) -> None:
         """Follow a transfer to its end.
 
-        What single instances failed is seen by what did not come.
+        Failures of single instances are detected by what did not arrive.
 
         Raises:
-            PacsError: the whole of it failed.
+            PacsError: the whole transfer failed.
         """
         for answer, _ in answers:
             status = answer.get("Status")
@@ -217,7 +217,7 @@ class DimseServer:
 
     @contextmanager
     def _receiving(self, handlers: list[Any]) -> Iterator[None]:
-        """Listen for what C-MOVE has sent to us."""
+        """Listen for the images sent by C-MOVE."""
         entity = entity_of(self._access)
         entity.supported_contexts = storage_contexts()
         entity.require_called_aet = True
@@ -243,10 +243,10 @@ class DimseServer:
         roles: Sequence[Any] = (),
         handlers: Sequence[Any] = (),
     ) -> Iterator[Association]:
-        """An association; it is released in the end.
+        """Open an association and release it at the end.
 
         Raises:
-            PacsError: there is none, and why.
+            PacsError: it was not established, with the reason.
         """
         address = self._address
         try:
@@ -259,7 +259,7 @@ class DimseServer:
                 evt_handlers=list(handlers) or None,
                 tls_args=None if self._tls is None else (self._tls, address.host),
             )
-        except (OSError, ValueError) as error:  # such as a host that nobody knows
+        except (OSError, ValueError) as error:  # such as an unknown host
             raise PacsError(f"{address}: cannot be reached ({first_line(error)})") from None
         if not line.is_established:
             raise PacsError(f"{address}: {self._why_not(line)}")
@@ -270,7 +270,7 @@ class DimseServer:
                 name = contexts[0].abstract_syntax
                 raise PacsError(f"{address}: does not offer {pydicom.uid.UID(str(name)).name}")
             yield line
-        except RuntimeError:  # of pynetdicom, where the other side has gone
+        except RuntimeError:  # from pynetdicom, if the peer is gone
             raise PacsError(f"{address}: ended the connection") from None
         finally:
             if line.is_established:
@@ -301,7 +301,7 @@ class DimseServer:
 
 
 def entity_of(access: PacsAccess) -> AE:
-    """Ourselves, with all times to wait set."""
+    """The local application entity, with all timeouts set."""
     entity = AE(ae_title=access.aet)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = access.timeout
     entity.connection_timeout = access.timeout
@@ -309,16 +309,16 @@ def entity_of(access: PacsAccess) -> AE:
 
 
 def storage_contexts() -> list[PresentationContext]:
-    """The kinds of objects that a study of a spine may hold, in the syntaxes they are stored in.
+    """The kinds of objects in a spine study, in the transfer syntaxes they are stored in.
 
-    Not all that DICOM knows: pynetdicom copies each of them for each association, which takes
+    It is not all of DICOM: pynetdicom copies each context for each association, which takes
     seconds.
     """
     return [build_context(str(kind), list(_STORED_SYNTAXES)) for kind in _STORED]
 
 
 def _contexts_to_get(told_kinds: Iterable[str]) -> tuple[list[PresentationContext], list[Any]]:
-    """Contexts in which a server may send instances of some kinds, and our role in them."""
+    """Contexts for a server to send instances of some kinds, with the local role in them."""
     told = sorted({kind for kind in told_kinds if kind})
     known = told or [str(kind) for kind in _USUAL]
     contexts = [build_context(kind, list(syntaxes)) for syntaxes in _SYNTAXES for kind in known]

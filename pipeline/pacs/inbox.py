@@ -1,11 +1,11 @@
-"""What a listener has: studies as they came, and how far each of them is, all of it on the disk.
+"""The folder of a listener: studies as received, with their state, all of it on disk.
 
     OUT/incoming/STUDY/IMAGE.dcm    as received
     OUT/results/STUDY/              the run of `pipeline predict` over it
-    OUT/state/STUDY.json            how far it is: predicted, pushed, refused, failed
+    OUT/state/STUDY.json            its state: predicted, pushed, refused, failed
 
-A study without a state, or whose images are other ones than those that its state speaks of, is to
-be looked at. Every file appears whole, so that a listener that is killed goes on where it was.
+A study is due if it has no state, or if its images differ from those in its state. Every file is
+written atomically, so a killed listener continues where it stopped.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from spineline.pipeline.pacs.received import ReceivedHeader, ReceivedStudies
 Stage = Literal["running", "predicted", "pushed", "refused", "failed"]
 _SETTLED_NS = 2_000_000_000
 _SPARE_BYTES = 256 << 20
-"""That are left on the disk: the system and the results need some."""
+"""Disk space to leave free for the system and the results."""
 
 
 class NoRoomError(SpinelineError):
-    """The bound of the folder is reached, or the disk is nearly full."""
+    """The folder's limit is reached, or the disk is nearly full."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyState:
-    """How far a study is.
+    """The state of a study.
 
     Attributes:
-        stage: ``running`` stays behind where the listener was killed.
-        images: hash of the names of its files, which changes when an image comes.
+        stage: ``running`` remains if the listener was killed.
+        images: hash of the names of its files, which changes when an image arrives.
         reason: why it was refused or failed.
-        attempts: how often it was begun.
+        attempts: how often it was started.
     """
 
     stage: Stage
@@ -56,8 +56,8 @@ class Inbox:
 
     Args:
         out: the folder.
-        salt: of the names of studies.
-        max_bytes: that it may hold.
+        salt: for the names of studies.
+        max_bytes: size limit.
     """
 
     def __init__(self, out: Path, salt: str, max_bytes: int) -> None:
@@ -75,19 +75,19 @@ class Inbox:
         self.count()
 
     def count(self) -> None:
-        """Look how much the folder holds, which also grows by results and shrinks by hand."""
+        """Update the folder's size, which also grows by results and shrinks by manual deletion."""
         self._bytes = _size_of(self._out)
 
     def keep(self, header: ReceivedHeader, data: bytes) -> None:
-        """Write an instance, whole and on the disk when this returns.
+        """Write an instance, complete and on disk on return.
 
         Raises:
-            NoRoomError: there is no room for it.
+            NoRoomError: there is no space for it.
             SpinelineError: it cannot be written.
         """
         with self._lock:
             if self._bytes + len(data) > self._max_bytes:
-                self.count()  # some of it may have been taken away
+                self.count()  # files may have been removed
             if self._bytes + len(data) > self._max_bytes:
                 raise NoRoomError(f"{self._out}: holds as much as max_gb= allows")
             if shutil.disk_usage(self._out).free < len(data) + _SPARE_BYTES:
@@ -100,16 +100,16 @@ class Inbox:
         return self._studies.study_name(header.study_uid)
 
     def waiting(self, quiet: float, pushes: bool) -> Iterator[tuple[str, StudyState | None]]:
-        """Names and states of studies that something is to be done with, in order.
+        """Names and states of studies with something left to do, in order.
 
         Args:
             quiet: seconds since the last image of a study.
-            pushes: whether results are sent on.
+            pushes: whether results are sent.
         """
         for folder in sorted(self.incoming.glob("study-*")):
             state, images = self.state(folder.name), self.images(folder.name)
             if state is None or state.stage == "running" or state.images != images:
-                # The folder's own time is that of the last image that was moved into it.
+                # The folder's modification time is that of the last image moved into it.
                 if images and time.time() - folder.stat().st_mtime >= quiet:
                     same = state is not None and state.images == images
                     yield folder.name, state if same else None
@@ -117,19 +117,19 @@ class Inbox:
                 yield folder.name, state
 
     def images(self, name: str) -> str:
-        """Hash of the names of a study's files; empty where there are none."""
+        """Hash of the names of a study's files; empty if there are none."""
         changed = (self.incoming / name).stat().st_mtime_ns
         known = self._hashes.get(name)
         if known is not None and known[0] == changed:
             return known[1]
         names = sorted(path.name for path in (self.incoming / name).glob("image-*.dcm"))
         found = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else ""
-        if time.time_ns() - changed > _SETTLED_NS:  # else one more may come in the same instant
+        if time.time_ns() - changed > _SETTLED_NS:  # else another may share the time
             self._hashes[name] = changed, found
         return found
 
     def state(self, name: str) -> StudyState | None:
-        """How far a study is; None where nothing is known of it."""
+        """The state of a study; None if it is unknown."""
         if name not in self._states:
             self._states[name] = self._read_state(name)
         return self._states[name]
@@ -143,7 +143,7 @@ class Inbox:
         return state if state.stage in get_args(Stage) else None
 
     def set_state(self, name: str, state: StudyState) -> None:
-        """Write how far a study is, on the disk when this returns.
+        """Write the state of a study, on disk on return.
 
         Raises:
             SpinelineError: it cannot be written.
@@ -152,13 +152,13 @@ class Inbox:
         self._states[name] = state
 
     def failed(self) -> dict[str, StudyState]:
-        """The studies that failed, by name."""
+        """The failed studies, by name."""
         names = (path.stem for path in sorted(self._state.glob("study-*.json")))
         states = ((name, self.state(name)) for name in names)
         return {name: state for name, state in states if state and state.stage == "failed"}
 
     def forget(self, name: str) -> None:
-        """Have a study looked at again."""
+        """Reset a study, so that it is processed again."""
         (self._state / f"{name}.json").unlink(missing_ok=True)
         self._states.pop(name, None)
 
@@ -168,7 +168,7 @@ def _size_of(folder: Path) -> int:
     for path in folder.rglob("*"):
         try:
             status = path.lstat()
-        except OSError:  # gone meanwhile
+        except OSError:  # removed in the meantime
             continue
         total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total

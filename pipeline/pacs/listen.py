@@ -1,4 +1,4 @@
-"""``spineline pacs listen``: studies are looked at as they arrive, and results sent on."""
+"""``spineline pacs listen``: studies are processed as they arrive, and results are sent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spineline.pipeline.run.settings import PipelinePredict
 
 _COMMAND = "pacs listen"
 _MOST_ATTEMPTS = 3
-"""So often a study is begun that the listener did not outlive."""
+"""How often to start a study that the listener did not survive."""
 _NO_MORE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _TICK = 0.5
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0
@@ -35,12 +35,12 @@ _FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0
 
 @dataclass(frozen=True, slots=True)
 class ListenResult:
-    """What a listener did before it ended.
+    """The work of a listener until it ended.
 
     Attributes:
-        predicted: how many studies were looked at.
-        pushed: how many studies' results were sent on.
-        failures: name of each study that failed, and why, those of earlier listeners too.
+        predicted: number of studies processed.
+        pushed: number of studies whose results were sent.
+        failures: name of each failed study and the reason, including those of earlier listeners.
     """
 
     predicted: int
@@ -49,17 +49,17 @@ class ListenResult:
 
 
 def listen(settings: PacsListen, *, stop: threading.Event | None = None) -> ListenResult:
-    """Take studies and look at them until SIGTERM, SIGINT, or ``stop``.
+    """Receive and process studies until SIGTERM, SIGINT, or ``stop``.
 
     Raises:
-        OutputExistsError: ``out`` is there and no earlier listener's.
-        SpinelineError: the port is taken, the weights cannot be loaded, another process listens
+        OutputExistsError: ``out`` exists and does not belong to an earlier listener.
+        SpinelineError: the port is taken, the weights cannot be loaded, or another process listens
             into ``out``.
     """
     check_pacs_package("pynetdicom")
     out = settings.out
     if settings.push is not None:
-        connect_to(settings.push, settings.access())  # so that what is wrong is told now
+        connect_to(settings.push, settings.access())  # so that errors show at once
     earlier = recorded_command(out) == f"spineline {_COMMAND}"
     if settings.overwrite and out.exists() and not earlier and any(out.iterdir()):
         raise OutputExistsError(f"{out}: holds no earlier listener's files; choose another out=")
@@ -81,7 +81,7 @@ def listen(settings: PacsListen, *, stop: threading.Event | None = None) -> List
 
 
 class _Listener:
-    """One listener, and what it did."""
+    """One listener, with counts of its work."""
 
     def __init__(
         self, settings: PacsListen, inbox: Inbox, pipeline: Pipeline, stop: threading.Event
@@ -92,7 +92,7 @@ class _Listener:
         self._wait, self._not_before = _FIRST_WAIT, 0.0
 
     def go(self) -> ListenResult:
-        """Listen to the end."""
+        """Listen until the end."""
         from spineline.pipeline.pacs.receiver import receiving
 
         failed = self._inbox.failed()
@@ -112,7 +112,7 @@ class _Listener:
         return ListenResult(self._predicted, self._pushed, failures)
 
     def _look_around(self) -> None:
-        """Do what is to be done now, a study after the other."""
+        """Process all studies that are due, one after the other."""
         pushes = self._settings.push is not None
         for name, state in list(self._inbox.waiting(self._settings.quiet, pushes)):
             if self._stop.is_set():
@@ -122,12 +122,12 @@ class _Listener:
                     self._predict(name, state)
                 elif time.monotonic() >= self._not_before:
                     self._push(name, state)
-            except SpinelineError as error:  # such as a full disk: it would stop every study
+            except SpinelineError as error:  # such as a full disk, which would stop every study
                 LOG.error("error: %s: %s; it is tried again", name, error)
                 self._stop.wait(_FIRST_WAIT)
 
     def _predict(self, name: str, state: StudyState | None) -> None:
-        """Look at a study, and write how far it is."""
+        """Process a study, and write its state."""
         images = self._inbox.images(name)
         attempts = 1 if state is None else state.attempts + 1
         running = StudyState("running", images, attempts=attempts)
@@ -147,7 +147,7 @@ class _Listener:
         try:
             result = predict(run, pipeline=self._pipeline)
         except KeyboardInterrupt:
-            self._inbox.forget(name)  # we ended by ourselves: it is no attempt that failed
+            self._inbox.forget(name)  # interrupted by the user, so not a failed attempt
             raise
         except Exception as error:
             if _is_of_the_disk(error):
@@ -173,7 +173,7 @@ class _Listener:
             LOG.error("error: %s: %s", name, state.reason)
 
     def _push(self, name: str, state: StudyState) -> None:
-        """Send the results of a study on; a server that does not take them is asked again later."""
+        """Send the results of a study; retry later if the server does not accept them."""
         url = str(self._settings.push)
         folder = self._inbox.results / name
         failures: tuple[tuple[str, str], ...]
@@ -197,7 +197,7 @@ class _Listener:
 
 @contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """End at SIGTERM as at SIGINT, where signals are ours to take: in the main thread."""
+    """Stop at SIGTERM as at SIGINT, if this is the main thread, which receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -214,7 +214,7 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 
 def _is_of_the_disk(error: BaseException | None) -> bool:
-    """Whether an error is one of writing, which the next study would meet as well."""
+    """Whether an error is a write error that the next study would have as well."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_MORE_WRITING:
             return True

@@ -19,20 +19,20 @@ from spineline.pipeline.pacs.settings import PacsPull
 
 _COMMAND = "pacs pull"
 _RECORDS = ".pull"
-"""Folder of what is no image; hidden, so that nobody reads it as part of a study."""
+"""Folder for other files than images; hidden, so that it is not read as part of a study."""
 _HIDDEN = ("0",)
-"""In place of what was asked for, which names patients; a UID that nothing has."""
+"""Recorded in place of the query, which names patients; a UID that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """What came of a pull.
+    """The outcome of a pull.
 
     Attributes:
-        studies: names of the studies in ``out`` that are whole, in order.
-        images: how many came now.
-        earlier: how many were there already.
-        failures: name of each study that is not whole, and why.
+        studies: names of the complete studies in ``out``, in order.
+        images: number of images fetched now.
+        earlier: number of images that existed already.
+        failures: name of each incomplete study, and the reason.
     """
 
     studies: tuple[str, ...]
@@ -42,13 +42,13 @@ class PullResult:
 
 
 def pull(settings: PacsPull) -> PullResult:
-    """Fetch studies; what is there already is not fetched again.
+    """Fetch studies; existing images are not fetched again.
 
-    A study that cannot be had is named, and the others go on.
+    A study that cannot be fetched is reported, and the others are fetched.
 
     Raises:
-        OutputExistsError: ``out`` is there and no earlier pull's.
-        SpinelineError: the server cannot be reached, knows no such study, or the disk is full.
+        OutputExistsError: ``out`` exists and does not belong to an earlier pull.
+        SpinelineError: the server cannot be reached or has no such study, or the disk is full.
     """
     out = settings.out
     server = connect_to(settings.url, settings.access())
@@ -87,7 +87,7 @@ def _studies_wanted(server: PacsServer, settings: PacsPull) -> list[str]:
 
 
 def _check_names(settings: PacsPull) -> None:
-    """Refuse other names beside those of an earlier pull, which would fetch all of it again."""
+    """Refuse another naming than that of an earlier pull, which would fetch everything again."""
     record = settings.out / _RECORDS / "run.yaml"
     if not record.exists():
         return
@@ -118,10 +118,10 @@ class _Pull:
         return PullResult(tuple(done), self.images, self.earlier, tuple(failures))
 
     def _study(self, uid: str, name: str) -> None:
-        """Fetch what is missing of a study.
+        """Fetch the missing images of a study.
 
         Raises:
-            PacsError: some of it did not come.
+            PacsError: some of them did not arrive.
         """
         clear_unfinished(self._studies.folder / name)
         listed = self._server.list_instances(uid)
@@ -146,7 +146,7 @@ class _Pull:
     def _batches(
         self, uid: str, listed: Sequence[RemoteInstance]
     ) -> Iterator[tuple[list[RemoteInstance], bool]]:
-        """What is missing, by series, and whether it is all of the series."""
+        """The missing instances by series, and whether they are the whole series."""
         for _, group in groupby(listed, key=lambda each: each.series_uid):
             whole = list(group)
             missing = [each for each in whole if self._is_missing(uid, each)]

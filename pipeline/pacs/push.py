@@ -1,4 +1,4 @@
-"""``spineline pacs push``: the DICOM objects of a run to a PACS."""
+"""``spineline pacs push``: send the DICOM objects of a run to a PACS."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _RESULT = "result.json"
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """What came of a push.
+    """The outcome of a push.
 
     Attributes:
         stored: the files that the server has now, in order.
-        failures: each other file, as ``STUDY/FILE``, and why.
+        failures: each other file, as ``STUDY/FILE``, and the reason.
     """
 
     stored: tuple[Path, ...]
@@ -28,7 +28,7 @@ class PushResult:
 
 
 def push(settings: PacsPush) -> PushResult:
-    """Send the DICOM objects of a run, or of one study of it. Those sent before do no harm.
+    """Send the DICOM objects of a run, or of one study of it; sending them again is harmless.
 
     Raises:
         SpinelineError: there are none, or credentials or certificates cannot be read.
@@ -49,7 +49,7 @@ def objects_of(source: Path) -> list[Path]:
     """The DICOM objects of a run's studies, or of one study's folder, in order.
 
     Raises:
-        SpinelineError: it is no folder of results.
+        SpinelineError: it is not a folder of results.
     """
     studies = [source] if (source / _RESULT).is_file() else []
     studies = studies or sorted(path.parent for path in source.glob(f"*/{_RESULT}"))
@@ -60,7 +60,7 @@ def objects_of(source: Path) -> list[Path]:
 
 
 def send_objects(server: PacsServer, paths: Sequence[Path]) -> PushResult:
-    """Send files, and name each that is not stored."""
+    """Send files, and report each that is not stored."""
     stored, failures = [], []
     for path, reason in server.store(paths):
         name = f"{path.parent.name}/{path.name}"

@@ -1,8 +1,8 @@
-"""Instances as files: ``STUDY/IMAGE.dcm``, under names that tell nothing, each whole.
+"""Received instances as files: ``STUDY/IMAGE.dcm``, with pseudonymous names, written atomically.
 
-A study is ``study-`` and an instance ``image-`` with 16 hexadecimal digits, as ``names=hash`` of
-`pipeline predict` names studies by the same salt; or both bear their UIDs, where that is asked for.
-No text that a server sends becomes a name in any other way.
+A study is named ``study-`` and an instance ``image-`` with 16 hexadecimal digits. With the same
+salt, `pipeline predict` with ``names=hash`` gives studies the same names. On request, both are
+named by their UIDs instead. Text from a server never becomes a name in any other way.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _OUR_MODEL = "spineline"
 
 @dataclass(frozen=True, slots=True)
 class ReceivedHeader:
-    """What an instance is known by.
+    """The identity of an instance.
 
     Attributes:
         study_uid, series_uid, instance_uid: never empty.
-        is_ours: it is a result of ours that comes back.
+        is_ours: whether it is a spineline result that comes back.
     """
 
     study_uid: str
@@ -47,10 +47,10 @@ class ReceivedHeader:
 
 
 def received_header(data: bytes) -> ReceivedHeader:
-    """The header of the bytes of a DICOM file.
+    """Read the header from the bytes of a DICOM file.
 
     Raises:
-        PacsError: they are none, or lack a UID.
+        PacsError: they are not DICOM, or lack a UID.
     """
     with quiet_pydicom():
         try:
@@ -72,8 +72,8 @@ class ReceivedStudies:
     """A folder of studies.
 
     Args:
-        folder: holds a folder of each study.
-        salt: of the names; None names by UIDs.
+        folder: holds a folder for each study.
+        salt: for the names; None names by UIDs.
     """
 
     def __init__(self, folder: Path, salt: str | None) -> None:
@@ -84,7 +84,7 @@ class ReceivedStudies:
         """The name of a study's folder.
 
         Raises:
-            PacsError: it is to be its UID, which is none.
+            PacsError: it would be a UID that is invalid.
         """
         return self._name("study", study_uid, study_uid)
 
@@ -92,16 +92,16 @@ class ReceivedStudies:
         """The file of an instance.
 
         Raises:
-            PacsError: it is to be named by a UID that is none.
+            PacsError: it would be named by a UID that is invalid.
         """
-        # With the series: some exports give instances of several series one UID.
+        # With the series: some exports repeat instance UIDs across series.
         name = self._name("image", f"{series_uid} {instance_uid}", instance_uid)
         return self.folder / self.study_name(study_uid) / f"{name}.dcm"
 
     def keep(self, header: ReceivedHeader, data: bytes) -> bool:
-        """Write an instance, whole and on the disk when this returns.
+        """Write an instance, complete and on disk on return.
 
-        Another content under the same UIDs is kept beside the first.
+        Different content under the same UIDs is stored beside the first.
 
         Returns:
             Whether it is new.
@@ -136,11 +136,11 @@ def _has_bytes(path: Path, data: bytes) -> bool:
 
 
 def salt_of_folder(out: Path, given: str | None) -> str:
-    """The salt of the names in a folder: the one given, or one that the folder keeps.
+    """The salt of the names in a folder: the given one, or one stored in the folder.
 
     Raises:
-        ConfigError: it is not the one that names in this folder were made with.
-        SpinelineError: it cannot be read or kept.
+        ConfigError: the names in this folder were made with another salt.
+        SpinelineError: it cannot be read or stored.
     """
     check, kept = out / CHECK_NAME, out / SALT_NAME
     if given is None and check.exists() and not kept.exists():

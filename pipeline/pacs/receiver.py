@@ -1,4 +1,4 @@
-"""The port at which a listener takes images: C-ECHO and C-STORE, of those that may send."""
+"""The receiving port of a listener: C-ECHO and C-STORE, from allowed senders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PDU = 1 << 18
 
 @contextmanager
 def receiving(settings: PacsListen, inbox: Inbox) -> Iterator[int]:
-    """Take images in the background; the port that is listened at.
+    """Receive images in the background; yields the port.
 
     Raises:
         SpinelineError: the port is taken, or a certificate cannot be read.
@@ -69,7 +69,7 @@ def _entity(settings: PacsListen) -> AE:
 
 
 class _Receiver:
-    """What is done with what comes; called from a thread of each connection."""
+    """Handles received events; called from a thread of each connection."""
 
     def __init__(self, inbox: Inbox, max_bytes: int) -> None:
         self._inbox, self._max_bytes = inbox, max_bytes
@@ -78,14 +78,14 @@ class _Receiver:
         self._full = False
 
     def stored(self, event: evt.Event) -> int:
-        """Keep an object; the answer's status."""
+        """Store an object; return the status of the answer."""
         try:
             data = event.encoded_dataset()
             header = received_header(data)
             if header.instance_uid != str(event.request.AffectedSOPInstanceUID):
                 LOG.warning("an object refused: it has another UID than the request for it")
                 return _OTHER_CLASS
-            if header.is_ours:  # sent on to all by the PACS; to look at it would never end
+            if header.is_ours:  # sent back by the PACS; processing it would create an endless loop
                 LOG.info("%s: a result of ours came back; not kept", self._inbox.name_of(header))
                 return _SUCCESS
             self._inbox.keep(header, data)
@@ -101,7 +101,7 @@ class _Receiver:
         return _SUCCESS
 
     def data_came(self, event: evt.Event) -> None:
-        """Count what is under way, and end a connection that would take too much memory."""
+        """Count the bytes in transfer, and abort a connection that would need too much memory."""
         with self._lock:
             key = id(event.assoc)
             self._under_way[key] = self._under_way.get(key, 0) + len(event.data)
@@ -112,12 +112,12 @@ class _Receiver:
             self.message_came(event)
 
     def message_came(self, event: evt.Event) -> None:
-        """A message is whole, or its connection gone: it is no longer under way."""
+        """End the count of a message, because it is complete or its connection is gone."""
         with self._lock:
             self._under_way.pop(id(event.assoc), None)
 
     def rejected(self, _: evt.Event) -> None:
-        """Say that somebody was refused, without the names that were sent."""
+        """Log that a sender was refused, without the names that were sent."""
         text = "an association refused: its AE titles are not those of aet= and allow=, "
         text += "or %d are open"
         LOG.warning(text, _MOST_ASSOCIATIONS)

@@ -1,4 +1,4 @@
-"""What all servers can do, whichever protocol they speak."""
+"""The common interface of servers, independent of their protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGES = {"web": "dicomweb_client", "dimse": "pynetdicom"}
 
 @dataclass(frozen=True, slots=True)
 class RemoteInstance:
-    """An instance that a server has of a study."""
+    """An instance of a study on a server."""
 
     series_uid: str
     instance_uid: str
@@ -27,13 +27,13 @@ class RemoteInstance:
 
 
 class PacsServer(Protocol):
-    """A PACS. All of its methods raise PacsError where it does not do as asked."""
+    """A PACS. All methods raise PacsError if the server fails or refuses."""
 
     def find_studies(self, filters: Mapping[str, str]) -> list[str]:
         """UIDs of the studies that match all of the keywords, sorted."""
 
     def list_instances(self, study_uid: str) -> list[RemoteInstance]:
-        """What it has of a study, in order of series and instance; () where it knows no such."""
+        """Instances of a study, in order of series and instance; () if the study is unknown."""
 
     def fetch(
         self,
@@ -42,24 +42,24 @@ class PacsServer(Protocol):
         whole: bool,
         keep: Callable[[bytes], None],
     ) -> None:
-        """Have instances sent, and each kept as the bytes of a DICOM file.
+        """Fetch instances, each as the bytes of a DICOM file.
 
         Args:
-            study_uid: of all of them.
-            wanted: those to send; of one series.
-            whole: they are all that the server has of the series.
-            keep: called with each; a PacsError of it ends the transfer.
+            study_uid: of all instances.
+            wanted: the instances to fetch, of one series.
+            whole: whether they are all instances of the series on the server.
+            keep: called with each; a PacsError from it ends the transfer.
         """
 
     def store(self, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-        """Send files; of each, why it was not stored, or an empty text."""
+        """Send files; yields each with the reason why it was not stored, or an empty text."""
 
 
 def connect_to(url: str, access: PacsAccess) -> PacsServer:
     """The server at an address; nothing is sent yet.
 
     Raises:
-        ConfigError: the address is none, or the package of its protocol is not installed.
+        ConfigError: the address is invalid, or the package of its protocol is not installed.
         SpinelineError: a certificate cannot be read.
     """
     address = parse_address(url)
@@ -75,10 +75,10 @@ def connect_to(url: str, access: PacsAccess) -> PacsServer:
 
 
 def check_pacs_package(name: str) -> None:
-    """Refuse to go on without a package of the extra ``pacs``.
+    """Refuse to continue without a package of the extra ``pacs``.
 
     Raises:
-        ConfigError: says how to install it.
+        ConfigError: tells how to install it.
     """
     if importlib.util.find_spec(name) is None:
         wanted = name.replace("_", "-")

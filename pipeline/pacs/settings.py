@@ -48,7 +48,7 @@ _DICOM_OUTPUTS = ("sr", "pr", "sc")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings(Settings):
-    """The keys that say which server is talked to, and how."""
+    """The keys of the server and its connection."""
 
     url: str = _key(_URL)
     aet: str = _key("spineline's own AE title", default="SPINELINE")
@@ -65,7 +65,7 @@ class ServerSettings(Settings):
         check_tls_files(self.ca, self.cert, self.key)
 
     def access(self) -> PacsAccess:
-        """How the server is talked to.
+        """The parameters of the connection.
 
         Raises:
             SpinelineError: the credentials cannot be read.
@@ -100,7 +100,7 @@ class PacsPull(ServerSettings):
         self.filters()
 
     def access(self) -> PacsAccess:
-        """How the server is talked to, and where it sends to by C-MOVE.
+        """The parameters of the connection, with the destination for C-MOVE.
 
         Raises:
             SpinelineError: the credentials cannot be read.
@@ -111,7 +111,7 @@ class PacsPull(ServerSettings):
         """The query as keywords and values.
 
         Raises:
-            ConfigError: a part of it is no ``KEYWORD=VALUE``.
+            ConfigError: a part of it is not ``KEYWORD=VALUE``.
         """
         found = {}
         for part in self.query:
@@ -137,7 +137,7 @@ class PacsPush(ServerSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PacsListen(ModelSettings):
-    """Keys of ``pacs listen``, beside those of the models."""
+    """Keys of ``pacs listen``, in addition to those of the models."""
 
     out: Path = _key(
         "folder for received studies and their results, or an earlier listener's to resume"
@@ -189,7 +189,7 @@ class PacsListen(ModelSettings):
             raise ConfigError(msg)
 
     def access(self) -> PacsAccess:
-        """How the server of ``push`` is talked to.
+        """The parameters of the connection to the server of ``push``.
 
         Raises:
             SpinelineError: the credentials cannot be read.
@@ -197,7 +197,7 @@ class PacsListen(ModelSettings):
         return _access_by(self)
 
     def model_keys(self) -> dict[str, Any]:
-        """The keys of the models with their values."""
+        """The keys and values of the models."""
         return {spec.name: getattr(self, spec.name) for spec in fields(ModelSettings)}
 
 
@@ -213,7 +213,7 @@ def _access_by(settings: ServerSettings | PacsListen) -> PacsAccess:
 
 
 def is_plain_uid(uid: str) -> bool:
-    """Whether a text holds digits and dots as UIDs do, and may stand in an address or a name.
+    """Whether a text has only digits and dots as UIDs do, so it is safe in an address or a name.
 
     >>> is_plain_uid("1.2.840"), is_plain_uid("../1"), is_plain_uid("..")
     (True, False, False)

@@ -1,4 +1,4 @@
-"""A server that speaks DICOMweb: QIDO-RS to find, WADO-RS to fetch, STOW-RS to store (PS3.18)."""
+"""A server with DICOMweb: QIDO-RS to find, WADO-RS to fetch, STOW-RS to store (PS3.18)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spineline.pipeline.pacs.address import (
 from spineline.pipeline.pacs.servers import RemoteInstance
 
 _AS_STORED = (("application/dicom", "*"),)
-"""Any transfer syntax: a server would else decompress what it has."""
+"""Any transfer syntax; a server would otherwise decompress the data."""
 _STUDY, _SERIES, _INSTANCE, _CLASS = "0020000D", "0020000E", "00080018", "00080016"
 _REFUSED = {
     401: "user, password or token are missing or wrong; set SPINELINE_PACS_USER and _PASSWORD, or "
@@ -47,7 +47,7 @@ class WebServer:
     def __init__(self, address: PacsAddress, access: PacsAccess) -> None:
         self._address = address
         if address.tls:
-            tls_context(access)  # its files are read, so that what is wrong is told now
+            tls_context(access)  # reads its files, so that errors show at once
         session = _StarSession()
         if access.credentials.token:
             session.auth = _Bearer(access.credentials.token)
@@ -56,7 +56,7 @@ class WebServer:
             session.auth = HTTPBasicAuth(given.user.encode(), given.password.encode())
         if access.ca is not None:
             session.verify = str(access.ca)
-            session.trust_env = False  # REQUESTS_CA_BUNDLE would win over it
+            session.trust_env = False  # else REQUESTS_CA_BUNDLE takes precedence
         if access.cert is not None and access.key is not None:
             session.cert = (str(access.cert), str(access.key))
         self._client = DICOMwebClient(
@@ -103,7 +103,7 @@ class WebServer:
         """See [spineline.pipeline.pacs.servers.PacsServer.store][]."""
         gone = ""
         for path in paths:
-            if gone:  # to ask for each of many would take its time
+            if gone:  # requesting many one by one would take long
                 yield path, gone
                 continue
             try:
@@ -122,11 +122,11 @@ class WebServer:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Errors of the line and of the answers in our words, without values of the study."""
+        """Convert errors of connection and answers to PacsError, without values of the study."""
         try:
             with quiet_pydicom():
                 yield
-        except SpinelineError:  # ours already, such as of a full disk
+        except SpinelineError:  # such as a full disk
             raise
         except requests.exceptions.HTTPError as error:
             status = 0 if error.response is None else error.response.status_code
@@ -144,7 +144,7 @@ class WebServer:
         except (requests.exceptions.ConnectionError, OSError) as error:
             msg = f"{self._address}: cannot be reached ({_deepest(error)})"
             raise NoServerError(msg) from None
-        except Exception as error:  # whatever the client and pydicom make of an odd answer
+        except Exception as error:  # anything that the client and pydicom raise on odd answers
             raise self._no_web(type(error).__name__) from None
 
     def _no_web(self, found: str) -> PacsError:
@@ -157,9 +157,9 @@ class WebServer:
 
 
 class _StarSession(requests.Session):
-    """Sends ``*`` as it is, as a query may hold it (RFC 3986, 3.4).
+    """Sends ``*`` unescaped, which a query may contain (RFC 3986, 3.4).
 
-    dicomweb-client writes ``%2A``, which Orthanc's DICOMweb 1.7 takes by the letter.
+    dicomweb-client writes ``%2A``, which Orthanc's DICOMweb 1.7 takes literally.
     """
 
     def get(self, url: str | bytes, **keys: Any) -> requests.Response:
@@ -168,7 +168,7 @@ class _StarSession(requests.Session):
 
 
 class _Bearer(AuthBase):
-    """A token; as a header of the session, a ``.netrc`` would take its place."""
+    """A bearer token; a ``.netrc`` would override it as a header of the session."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -181,9 +181,9 @@ class _Bearer(AuthBase):
 def _all_pages(
     search: Callable[..., Sequence[Mapping[str, Any]]], tags: Sequence[str]
 ) -> set[tuple[str, ...]]:
-    """The values of elements in all that a search finds, page by page.
+    """The values of elements in all results of a search, page by page.
 
-    It ends where a page tells nothing new: some servers give the first page for every offset, and
+    It ends at a page without new results: some servers return the first page for every offset, and
     dicomweb-client's own ``get_remaining`` then never ends.
     """
     rows: set[tuple[str, ...]] = set()
@@ -200,7 +200,7 @@ def _all_pages(
 
 
 def _value(found: Mapping[str, Any], tag: str) -> str:
-    """The text of an element of DICOM JSON; empty where there is none."""
+    """The text of an element of DICOM JSON; empty if absent."""
     values = found.get(tag, {}).get("Value") or [""]
     return str(values[0])
 
@@ -217,7 +217,7 @@ def _status_of(error: retrying.RetryError) -> int:
 
 
 def _deepest(error: BaseException) -> str:
-    """What lies at the bottom of an error of requests, which wraps it several times."""
+    """The innermost error of a requests exception, which wraps it several times."""
     while True:
         wrapped = (*error.args, getattr(error, "reason", None), error.__cause__)
         inner = next((each for each in wrapped if isinstance(each, BaseException)), None)

@@ -1,1 +1,1 @@
-"""A local page to look through results and correct them, and what takes the corrections up."""
+"""A local page to review and correct results, and commands that use the corrections."""

@@ -1,8 +1,7 @@
-"""``spineline pipeline agreement``: how often a reader left the program's answers as they were.
+"""``spineline pipeline agreement``: how often a reader left the program's answers unchanged.
 
-Only studies that were looked at to the end count. A reader who has the program's answer before his
-eyes agrees with it more often than one who has not: these are figures of work saved and of errors
-seen, not of accuracy.
+Only completed reviews count. A reader who sees the program's answer agrees with it more often than
+one who does not. So these numbers show the work saved and the errors seen, not accuracy.
 """
 
 from __future__ import annotations
@@ -38,16 +37,15 @@ _CHANGE_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class JudgedStructure:
-    """One structure of a study that was looked at, as the program gave it and as it was left.
+    """One structure of a reviewed study, as predicted and as the reader left it.
 
     Attributes:
         study: its name.
-        of: the program's level; None where a reader added the structure.
-        level: the reader's; None where it was deleted.
-        moved_px, moved_mm: how far its point was moved; None where it was not, or in mm is not
-            known.
-        seven: the program's code and the reader's.
-        v5: the same of Schmorl's node.
+        of: the predicted level; None if the reader added the structure.
+        level: the reader's level; None if the reader deleted the structure.
+        moved_px, moved_mm: how far its point was moved; None if it was not, or if mm are unknown.
+        seven: the predicted code and the reader's.
+        v5: the same for Schmorl's node.
     """
 
     study: str
@@ -60,25 +58,25 @@ class JudgedStructure:
 
     @property
     def name_kept(self) -> bool:
-        """Whether its level is the program's."""
+        """Whether the reader kept the predicted level."""
         return self.of is not None and self.of == self.level
 
     @property
     def grade_kept(self) -> bool:
-        """Whether the program graded it, and both grades are the program's."""
+        """Whether there was a predicted grade and the reader kept both codes."""
         kept = self.of is not None and self.level is not None and self.seven[0] is not None
         return kept and self.seven[0] == self.seven[1] and self.v5[0] == self.v5[1]
 
     @property
     def changed(self) -> bool:
-        """Whether a reader changed anything of it."""
+        """Whether the reader changed anything."""
         same = self.name_kept and self.moved_px is None
         return not (same and self.seven[0] == self.seven[1] and self.v5[0] == self.v5[1])
 
 
 @dataclass(frozen=True, slots=True)
 class AgreementResult:
-    """What was written: the folder, the content of ``agreement.json``, and what cannot be read."""
+    """The output: the folder, the content of ``agreement.json``, and unreadable studies."""
 
     out: Path
     agreement: Mapping[str, Any]
@@ -89,7 +87,7 @@ def agreement(settings: PipelineAgreement) -> AgreementResult:
     """Run ``spineline pipeline agreement``.
 
     Raises:
-        AnnotationError: the source holds no results, or nobody has looked at any.
+        AnnotationError: the source holds no results, or none was reviewed.
         OutputExistsError: ``out`` exists and ``overwrite`` is not set.
     """
     check_output(settings.out, overwrite=settings.overwrite)
@@ -126,7 +124,7 @@ def agreement(settings: PipelineAgreement) -> AgreementResult:
 
 
 def judged_structures(study: CorrectedStudy) -> list[JudgedStructure]:
-    """The structures of a study that was looked at, in order of the program's levels."""
+    """The structures of a reviewed study, in order of the predicted levels."""
     changes = () if study.corrections is None else study.corrections.changes
     of = {change.of: change for change in changes if change.of is not None}
     spacing = study.values["image"]["spacing_rc_mm"]
@@ -194,7 +192,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def _grade_rows(judged: Sequence[JudgedStructure]) -> list[dict[str, Any]]:
-    """Of each grade of the program's, how often a reader left which."""
+    """For each predicted grade, the counts of the reader's grades."""
     kept = [one for one in judged if one.of is not None and one.level is not None]
     counts = Counter(one.seven for one in kept)
     names: list[tuple[int | None, str]] = [*enumerate(SEVEN_NAMES), (None, _NONE)]

@@ -1,4 +1,4 @@
-"""A folder of results: where its studies are, and each as a reader left it."""
+"""A folder of results: its studies, each with the reader's corrections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CorrectedStudy:
         name: of the study.
         values: of its ``result.json``.
         corrected: the same with the corrections applied.
-        corrections: those; None where there are none.
+        corrections: None if there are none.
     """
 
     name: str
@@ -32,7 +32,7 @@ class CorrectedStudy:
 
     @property
     def looked_at(self) -> bool:
-        """Whether a reader is done with it."""
+        """Whether a reader has completed its review."""
         return self.corrections is not None and self.corrections.looked_at
 
 
@@ -54,7 +54,7 @@ def results_folder(source: Path) -> Path:
 
 
 def corrected_studies(results: Path) -> Iterator[CorrectedStudy | Failure]:
-    """The studies of a folder in order of name; those that cannot be read as failures."""
+    """The studies of a folder in order of name; unreadable ones as failures."""
     for path in sorted(results.glob(f"*/{RESULT}")):
         name = path.parent.name
         if name[0] == ".":

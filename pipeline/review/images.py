@@ -1,4 +1,4 @@
-"""The images of results: the slice that a result is of, and those beside it in its series."""
+"""The images of results: the analysed slice, and the other slices of its series."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _MOST_GREYS = 65535
 
 @dataclass(frozen=True, slots=True)
 class ShownSlice:
-    """A slice set upright, as 16-bit numbers.
+    """A slice, upright, as 16-bit numbers.
 
     Attributes:
         greys: (rows, columns) little-endian uint16; a pixel's value is ``grey * slope + offset``.
         slope, offset: see ``greys``.
-        window: the greys between which the pipeline spreads what its models see.
-        turn: how it came from the stored pixels.
+        window: lower and upper grey of the window that the pipeline's models use.
+        turn: the reorientation from the stored pixels.
     """
 
     greys: npt.NDArray[np.uint16]
@@ -54,13 +54,13 @@ class ShownSlice:
 
 @dataclass(frozen=True, slots=True)
 class LocatedImage:
-    """Where the image of a result is.
+    """The location of a result's image.
 
     Attributes:
-        case: what the pipeline was given.
+        case: the input of the pipeline.
         study: its headers; None for a plain image.
         headers: the slices of the image's series, sorted along its normal; none for a plain image.
-        graded: the place of the result's slice among them, from 0.
+        graded: index of the result's slice among them, from 0.
     """
 
     case: Case
@@ -70,29 +70,29 @@ class LocatedImage:
 
     @property
     def count(self) -> int:
-        """How many slices can be shown."""
+        """Number of slices that can be shown."""
         return max(1, len(self.headers))
 
     def points_mm(self, points_xy: npt.ArrayLike) -> list[tuple[float, float, float]] | None:
-        """Stored pixels of the result's slice in the patient's frame; None without geometry."""
+        """Patient coordinates of stored pixels of the result's slice; None without geometry."""
         if not self.headers or not self.headers[self.graded].has_geometry:
             return None
         points = pixel_to_patient(self.headers[self.graded], np.asarray(points_xy, np.float64))
         return [(float(x), float(y), float(z)) for x, y, z in points]
 
     def graded_case(self) -> Case:
-        """The case, with the result's slice to look at alone."""
+        """The case, restricted to the result's slice."""
         if self.study is None:
             return self.case
         header = self.headers[self.graded]
         return replace(self.case, files=None, stack=(), study=self.study, header=header, slices=1)
 
     def shown(self, place: int) -> ShownSlice:
-        """One slice of the series, set upright.
+        """One slice of the series, upright.
 
         Raises:
             SpinelineError: its pixels cannot be read.
-            IndexError: there is none at the place.
+            IndexError: there is no such slice.
         """
         if not 0 <= place < self.count:
             raise IndexError(place)
@@ -111,11 +111,11 @@ class ResultImages:
 
     Args:
         results: the out folder of ``pipeline predict``.
-        images: the source of that run; None takes what ``run.yaml`` names.
-        stack: holds what is open, such as unpacked archives.
+        images: the source of that run; None reads it from ``run.yaml``.
+        stack: closes what is open, such as unpacked archives.
 
     Attributes:
-        problem: why there are no images; empty where there are.
+        problem: why there are no images; else empty.
     """
 
     def __init__(self, results: Path, images: Path | None, stack: ExitStack) -> None:
@@ -154,7 +154,7 @@ class ResultImages:
         self._cases = {case.name: case for case in cases}
 
     def located(self, name: str, result: StudyResult) -> LocatedImage:
-        """Where the image of a result is.
+        """The location of a result's image.
 
         Raises:
             SpinelineError: it is not among the images, or cannot be read.
@@ -174,9 +174,9 @@ class ResultImages:
 
 
 def _record_of(results: Path) -> dict[str, Any]:
-    """The settings in a run's ``run.yaml``; none where it has no such file.
+    """The settings in a run's ``run.yaml``; none without such a file.
 
-    What ``pipeline write`` wrote has the images of the results that it was written from.
+    For the output of ``pipeline write``, they are those of the original results.
     """
     place = results / "run.yaml"
     try:
@@ -225,7 +225,7 @@ def _study_of(case: Case) -> Study | None:
 def _places(
     headers: Sequence[SliceHeader], result: StudyResult, hide_uid: Callable[[str], str | None]
 ) -> list[int]:
-    """The places of the result's slice in a series: one, or none."""
+    """The indices of the result's slice in a series: one, or none."""
     if result.instance_uid is None:
         if any(header.instance_uid for header in headers):
             return []
@@ -235,7 +235,7 @@ def _places(
     if len(places) < 2:
         return places
     points_mm = [s.point_mm for s in result.structures if s.point_mm is not None]
-    if points_mm:  # several frames of one file: the one that the points lie in
+    if points_mm:  # several frames in one file: choose the one that contains the points
         planes = [n for n in places if _lies_in(headers[n], points_mm)]
         return planes if len(planes) == 1 else []
     graded = None if result.slices is None else result.slices.graded - 1
@@ -250,7 +250,7 @@ def _lies_in(header: SliceHeader, points_mm: Sequence[tuple[float, float, float]
 
 
 def _shown(pixels: npt.NDArray[Any], turn: Reorientation) -> ShownSlice:
-    """An upright image as 16-bit numbers; whole numbers that fit stay what they are."""
+    """An upright image as 16-bit numbers; integers that fit are unchanged."""
     values = np.asarray(pixels, np.float64)
     finite = values[np.isfinite(values)]
     if finite.size == 0:

@@ -1,4 +1,4 @@
-"""``spineline review``: look through results and correct them in a browser on this machine."""
+"""``spineline review``: review and correct results in a browser on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spineline.pipeline.review.studies import ReviewedStudies
 
 @dataclass(frozen=True, slots=True)
 class ReviewEnd:
-    """How far a review had come when it ended: studies looked at, of all."""
+    """The state at the end of a review: number of reviewed studies, and of all."""
 
     done: int
     all: int
@@ -67,7 +67,7 @@ def review(settings: Review) -> ReviewEnd:
             server_header=False,
             timeout_graceful_shutdown=2,
         )
-        with suppress(KeyboardInterrupt):  # the ordinary end
+        with suppress(KeyboardInterrupt):  # the usual way to end
             uvicorn.Server(config).run(sockets=[listening])
         counts = studies.page(limit=1)
         end = ReviewEnd(counts["statuses"].get("done", 0), counts["all"])
@@ -79,7 +79,7 @@ def review(settings: Review) -> ReviewEnd:
 
 @contextmanager
 def _held(results: Path) -> Iterator[None]:
-    """Keep a second review, and a run of the pipeline, from writing into the folder."""
+    """Lock the folder against a second review and against a run of the pipeline."""
     stack = ExitStack()
     try:
         stack.enter_context(held_folder(results, "writing", inside=True))
@@ -95,7 +95,7 @@ def _held(results: Path) -> Iterator[None]:
 
 @contextmanager
 def _listening(port: int) -> Iterator[socket.socket]:
-    """A socket that listens on this machine alone."""
+    """A socket that listens only on this machine."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

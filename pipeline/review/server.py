@@ -1,7 +1,7 @@
-"""The server behind the page of ``spineline review``: on this machine alone, for one browser.
+"""The server of ``spineline review``: only on this machine, for one browser.
 
-Who has the token in the address may read and write; a page of another origin has it not, and is
-refused by its ``Host`` and ``Origin`` besides. Nothing of the page comes from elsewhere.
+Access requires the token in the address. A page of another origin does not have it, and is also
+refused by its ``Host`` and ``Origin``. The page loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ except ImportError as missing:
     raise ConfigError(MISSING_PACKAGES) from missing
 
 MOST_BYTES = 256 * 1024
-"""Of a request's body; the changes of a study take a few thousand."""
+"""Size limit of a request's body; the changes of a study need a few thousand bytes."""
 
 _ASSETS = {
     "index.html": "text/html; charset=utf-8",
@@ -69,10 +69,10 @@ def review_app(
     """The server's application.
 
     Args:
-        studies: to look through.
+        studies: to review.
         token: first part of every path.
-        port: that the server listens on; requests for another host are refused.
-        readonly: nothing is saved.
+        port: of the server; requests for another host are refused.
+        readonly: do not save anything.
     """
     answers = _Answers(studies, readonly=readonly)
     routes = [
@@ -89,7 +89,7 @@ def review_app(
 
 
 class _Guard:
-    """Lets through what comes from the page itself, and adds the headers that fence it in."""
+    """Accepts only requests of the page itself, and adds security headers."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
         self._app = app
@@ -152,7 +152,7 @@ class _Answers:
         return Response(place.read_bytes(), media_type=_ASSETS[name])
 
     async def setup(self, _: Request) -> Response:
-        """What the page has to know at first."""
+        """The initial settings of the page."""
         codes = [
             {"name": name, "kind": kind}
             for name, kind in zip(SEVEN_NAMES, KIND_OF_SEVEN, strict=True)
@@ -192,11 +192,11 @@ class _Answers:
         return await _answered(lambda: _slice_response(self._studies, name, place))
 
     async def status(self, _: Request) -> Response:
-        """How far the reader is, as CSV."""
+        """The state of the review, as CSV."""
         return await _answered(lambda: _status_response(self._studies))
 
     async def save(self, request: Request) -> Response:
-        """Keep the corrections of a study."""
+        """Save the corrections of a study."""
         name = request.path_params["name"]
         if self._readonly:
             return _error(403, "readonly=true: nothing is saved")
@@ -220,7 +220,7 @@ class _Answers:
 
 
 async def _answered(answer: Callable[[], Response]) -> Response:
-    """An answer made beside the event loop, errors in words that the page shows."""
+    """Compute a response outside the event loop, with errors as text for the page."""
     work: Awaitable[Response] = run_in_threadpool(answer)
     try:
         return await work
@@ -276,7 +276,7 @@ def _status_response(studies: ReviewedStudies) -> Response:
 
 
 def _plain_cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
+    """A text that spreadsheets do not interpret as a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 

@@ -1,4 +1,4 @@
-"""The studies of a folder of results, as a reader goes through them, and the way to save."""
+"""The studies of a folder of results as a reader goes through them, and how they are saved."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from spineline.pipeline.run.manifest import NAME as MANIFEST
 from spineline.pipeline.run.manifest import last_entries
 
 _IN_HAND = 4
-"""Studies whose headers are kept, so that the next slice is there at once."""
+"""Number of studies whose headers are kept, so that the next slice loads at once."""
 
 
 class ConflictError(SpinelineError):
-    """Another window saved the study in between, or the result was written anew."""
+    """Another window saved the study in the meantime, or the result was written anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,16 @@ class ReviewEntry:
 
     Attributes:
         name: of the study.
-        status: ``open``, ``done``, ``refused``, ``failed``, or ``stale`` where the result was
-            written anew since it was corrected.
-        reason: why it is refused, failed or stale; empty else.
-        sureness: rises with how sure the result is: abstained or not, the naming's probability,
-            the least confidence of a structure.
-        found: how many levels.
+        status: ``open``, ``done``, ``refused``, ``failed``, or ``stale`` if the result was written
+            anew after its correction.
+        reason: why it is refused, failed or stale; else empty.
+        sureness: sort key that rises with certainty: abstained or not, the naming's probability,
+            the lowest confidence of a structure.
+        found: number of levels.
         codes: of the warnings.
-        changes: what was corrected, in words.
+        changes: the corrections, in words.
         comment: the reader's.
-        looked_at: whether the reader is done with it.
+        looked_at: whether the reader has completed the review.
     """
 
     name: str
@@ -90,13 +90,13 @@ class ReviewEntry:
 class ReviewedStudies:
     """The studies of a folder of results.
 
-    What lies on the disk counts at any time: files that changed are read again.
+    Files on disk are authoritative: changed files are read again.
 
     Args:
         results: the out folder of ``pipeline predict``.
-        images: where their images are.
-        reviewer: kept with corrections; None keeps none.
-        timestamps: whether the time is kept.
+        images: of the results.
+        reviewer: stored with corrections; None stores none.
+        timestamps: whether times are stored.
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class ReviewedStudies:
         self._located: dict[tuple[str, str], LocatedImage] = {}
 
     def names(self) -> list[str]:
-        """All studies, those too that failed."""
+        """All studies, including failed ones."""
         folders = (path.parent.name for path in self._results.glob(f"*/{RESULT}"))
         return sorted({*(name for name in folders if name[0] != "."), *self._failures()})
 
     def entries(self) -> list[ReviewEntry]:
-        """All studies, the doubtful first; refused and failed ones at the end."""
+        """All studies, doubtful ones first; refused and failed ones last."""
         failures = self._failures()
         found = [self._entry(name, failures) for name in self.names()]
         ranks = {"refused": 1, "failed": 2}
@@ -131,14 +131,14 @@ class ReviewedStudies:
     def page(
         self, *, offset: int = 0, limit: int = 100, status: str = "", code: str = "", text: str = ""
     ) -> dict[str, Any]:
-        """A part of the list, and how many there are of each status and warning.
+        """A part of the list, and the counts of each status and warning.
 
         Args:
-            offset: how many of the studies that fit are passed over.
-            limit: how many of the next ones are given.
-            status: those of this status alone; ``""`` takes all.
-            code: those with this warning alone.
-            text: those whose name holds it, whatever the case.
+            offset: number of matching studies to skip.
+            limit: maximum number of studies to return.
+            status: only studies with this status; ``""`` selects all.
+            code: only studies with this warning.
+            text: only studies whose name contains it, ignoring case.
         """
         entries = self.entries()
         fitting = [
@@ -159,7 +159,7 @@ class ReviewedStudies:
         }
 
     def study(self, name: str) -> dict[str, Any]:
-        """All that the page shows of a study but its pixels.
+        """Everything that the page shows of a study, except its pixels.
 
         Raises:
             KeyError: there is no such study.
@@ -191,11 +191,11 @@ class ReviewedStudies:
         }
 
     def located(self, name: str) -> LocatedImage:
-        """Where the image of a study is.
+        """The location of a study's image.
 
         Raises:
             KeyError: there is no such study.
-            SpinelineError: it is not there.
+            SpinelineError: the image does not exist.
         """
         _, sha256, result = self._result(name)
         with self._lock:
@@ -208,7 +208,7 @@ class ReviewedStudies:
             return self._located[key]
 
     def save(self, name: str, value: Mapping[str, Any]) -> Corrections:
-        """Keep what a reader changed, whole and at once.
+        """Save a reader's changes atomically.
 
         Args:
             name: of the study.
@@ -217,7 +217,7 @@ class ReviewedStudies:
 
         Raises:
             KeyError: there is no such study.
-            ConflictError: what the changes are based on counts no longer.
+            ConflictError: the state that the changes are based on is outdated.
             AnnotationError: the changes are malformed or do not fit.
             SpinelineError: they cannot be written.
         """
@@ -245,11 +245,11 @@ class ReviewedStudies:
             return made
 
     def _placed(self, name: str, made: Corrections, stored: Corrections | None) -> list[Change]:
-        """The changes, each point with its millimetres as far as they are known."""
+        """The changes, with each point's patient coordinates in mm where known."""
         known = {c.point_xy: c.point_mm for c in (stored.changes if stored else ()) if c.point_xy}
         points_xy = [c.point_xy for c in made.changes if c.point_xy is not None]
         if points_xy:
-            with suppress(SpinelineError):  # without the image, what was known of a place stays
+            with suppress(SpinelineError):  # without the image, known coordinates are kept
                 points_mm = self.located(name).points_mm(points_xy)
                 known = {} if points_mm is None else dict(zip(points_xy, points_mm, strict=True))
         return [
@@ -258,7 +258,7 @@ class ReviewedStudies:
         ]
 
     def _keep_stale(self, path: Path) -> None:
-        """Put corrections of an earlier result aside: they are somebody's work."""
+        """Move corrections of an earlier result aside, because they are a reader's work."""
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()[:8]
         write_bytes(path.with_name(f"{path.stem}.earlier-{digest}.json"), data)
@@ -275,7 +275,7 @@ class ReviewedStudies:
         return values, sha256, StudyResult.from_json(values)
 
     def _failures(self) -> dict[str, str]:
-        """Studies that failed, by the run's manifest, and why."""
+        """The failed studies in the run's manifest, with the reasons."""
         path = self._results / MANIFEST
         with self._lock:
             state = _state(path)
@@ -356,5 +356,5 @@ def _without_folder(error: Exception, folder: Path) -> str:
 
 
 def to_bytes(value: Any) -> bytes:
-    """JSON as the page is sent it."""
+    """JSON as sent to the page."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""``spineline pipeline write``: outputs of results as a reader corrected them, without networks."""
+"""``spineline pipeline write``: outputs of corrected results, without networks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from spineline.pipeline.run.predict import StoredResults
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What was written: the folder, the names of the studies, and those that could not be."""
+    """The output: the folder, the names of the studies, and the failures."""
 
     out: Path
     studies: tuple[str, ...]
@@ -50,7 +50,7 @@ def write(settings: PipelineWrite) -> WriteResult:
     """Run ``spineline pipeline write``.
 
     Raises:
-        AnnotationError: the source holds no results, or none that is wanted.
+        AnnotationError: the source holds no results, or none that was selected.
         OutputExistsError: ``out`` exists and ``overwrite`` is not set.
     """
     refuse_output_around(settings)
@@ -101,7 +101,7 @@ def write(settings: PipelineWrite) -> WriteResult:
 
 
 def _analysis_of(study: CorrectedStudy, images: ResultImages) -> Analysis:
-    """A corrected result with its frame, as if the pipeline had given it."""
+    """A corrected result with its frame, in the form of the pipeline's output."""
     result = StudyResult.from_json(study.corrected)
     located = images.located(study.name, result)
     frame = replace(load_frame(located.graded_case()), name=study.name)
@@ -113,7 +113,7 @@ def _analysis_of(study: CorrectedStudy, images: ResultImages) -> Analysis:
 
 
 def _check_order(placed: Sequence[DecodedStructure]) -> None:
-    """Refuse what conversion refuses, too: points that were moved past a neighbour."""
+    """Refuse points that were moved past a neighbour, as conversion does."""
     order = (*EXTRA_LEVELS, *LEVELS)
     ranked = sorted(placed, key=lambda structure: order.index(structure.level))
     for above, below in pairwise(ranked):

@@ -1,12 +1,13 @@
-"""``engine=local``: worker processes on this machine, each at one study at a time.
+"""``engine=local``: worker processes on this machine, each with one study at a time.
 
-On the CPU a worker does the whole study, from its files to its analysis, by one thread. Networks as
-small as these gain little from threads of their own, which wait for each other at every layer, and
-a network's last digits depend on how many threads compute it: here that is one, unless ``threads``
-asks for more. Workers share the networks of this process where those work in forks.
+On the CPU, a worker does the whole study, from its files to its analysis, in one thread. Networks
+as small as these gain little from more threads, which wait for each other at every layer. A
+network's last digits also depend on the number of threads: here it is one, unless ``threads`` asks
+for more. Workers share the networks of this process where forks allow it.
 
-On a GPU, with exported networks, and where images go through the models in batches, workers read
-and this process holds the models. So it is for a single study: its file is read while they load.
+Elsewhere, workers only read, and this process runs the models: on a GPU, with exported networks,
+and with batches of images. The same applies to a single study, whose file is read while the models
+load.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ from spineline.pipeline.run.engines import Failure, Outcome, reason_of
 from spineline.pipeline.run.settings import PipelinePredict
 
 _MOST_WORKERS = 8
-"""By default: one process alone writes what they find."""
+"""Default maximum, because a single process writes their results."""
 
 Read = tuple[Frame, float]
-"""A frame, and the seconds that its reading took."""
+"""A frame, and the seconds that reading took."""
 
 
 def run(
     cases: Sequence[Case], settings: PipelinePredict, *, pipeline: Pipeline | None = None
 ) -> Iterator[Outcome]:
-    """See [spineline.pipeline.run.engines.Engine][]; ``pipeline`` is one with models loaded."""
+    """Run the engine (see [spineline.pipeline.run.engines.Engine][]); ``pipeline`` is preloaded."""
     workers, limits = workers_of(len(cases), settings), limits_of(settings)
     models = settings if pipeline is None else pipeline.settings
     can_share = pipeline is None or (FORKS and pipeline.works_in_forks)
@@ -67,7 +68,7 @@ def run(
 
 
 def computes_by_one_thread(models: ModelSettings) -> bool:
-    """Whether one thread computes a study: on the CPU, but for exported folders."""
+    """Whether a study is computed in one thread: on the CPU, except for exported folders."""
     return on_cpu(models) and not is_exported(models.weights)
 
 
@@ -75,35 +76,35 @@ def does_whole_studies(models: ModelSettings, settings: ModelSettings) -> bool:
     """Whether a worker does a study from its files to its analysis.
 
     Args:
-        models: what the models were loaded by.
+        models: the settings that the models were loaded with.
         settings: of the run.
     """
     return computes_by_one_thread(models) and batch_size(settings) == 1
 
 
 def workers_of(cases: int | None, settings: PipelinePredict) -> int:
-    """How many worker processes there are, at most one for each case."""
+    """The number of worker processes, at most one for each case."""
     workers = auto_workers() if isinstance(settings.workers, str) else settings.workers
     return workers if cases is None else min(workers, max(cases, 1))
 
 
 def auto_workers() -> int:
-    """As many as torch would use threads, which is asked only where it is imported already."""
+    """The number of threads that torch would use, taken from torch only if it is imported."""
     torch = sys.modules.get("torch")
     here = cores_here() if torch is None else int(torch.get_num_threads())
     return min(runtimes.default_threads() or here, _MOST_WORKERS)
 
 
 def limits_of(settings: PipelinePredict) -> Limits:
-    """What one study may take."""
+    """The limits for one study."""
     return Limits(settings.timeout, settings.max_memory)
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Have torch compute in so many threads, and afterwards in as many as before.
+    """Set the number of torch's threads, and restore it afterwards.
 
-    Nothing happens where it is not imported. Threads that are there already keep their number.
+    Nothing happens if torch is not imported. Existing threads keep their number.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -119,12 +120,12 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @dataclass(slots=True)
 class WholeStudy:
-    """Takes a case from its files to its analysis, in a worker process.
+    """Runs a case from its files to its analysis, in a worker process.
 
     Attributes:
-        settings: load the models where there are none.
+        settings: used to load the models if ``pipeline`` is None.
         pipeline: with models loaded, or None.
-        threads: that the networks compute with.
+        threads: for the networks.
     """
 
     settings: ModelSettings
@@ -132,11 +133,11 @@ class WholeStudy:
     threads: int = 1
 
     def __call__(self, case: Case) -> Analysis | Failure:
-        """The analysis, or why the models failed.
+        """The analysis, or the failure of the models.
 
         Raises:
             SpinelineError: the case cannot be read.
-            MemoryError: memory ran out, also as an error of another class.
+            MemoryError: memory ran out; errors of other classes are converted.
         """
         if self.pipeline is None:
             self.pipeline = Pipeline.from_settings(self.settings)
@@ -151,7 +152,7 @@ class WholeStudy:
 
 
 def outcome_of(result: TaskResult[Case, Any]) -> Outcome:
-    """The outcome of a case that a worker was given: its analysis, or why there is none."""
+    """The outcome of a worker's case: its analysis, or the failure."""
     name, found = result.item.name, result.value
     if isinstance(found, Analysis):
         return Outcome(name, found, seconds=result.seconds)
@@ -161,7 +162,7 @@ def outcome_of(result: TaskResult[Case, Any]) -> Outcome:
 
 
 def in_batches(results: Iterable[TaskResult[Case, Frame]], analyser: Analyser) -> Iterator[Outcome]:
-    """The outcomes of cases whose frames were read, or were not."""
+    """The outcomes of cases whose frames were read, or could not be read."""
     frames: list[Read] = []
     for result in results:
         if result.value is None:
@@ -175,10 +176,10 @@ def in_batches(results: Iterable[TaskResult[Case, Frame]], analyser: Analyser) -
 
 
 class Analyser:
-    """Models that go through frames in batches, and through smaller ones where memory runs out.
+    """Runs the models on frames in batches, and in smaller ones if memory runs out.
 
     Attributes:
-        size: how many frames go at once; halved for good where they are too many.
+        size: number of frames per batch; halved permanently if memory runs out.
     """
 
     def __init__(self, pipeline: Pipeline, size: int) -> None:
@@ -208,7 +209,7 @@ class Analyser:
             start += len(batch)
 
     def _alone(self, read: Read) -> Outcome:
-        """One frame of a batch on which the models failed."""
+        """Analyse one frame of a batch on which the models failed."""
         frame, seconds = read
         began = time.perf_counter()
         analysis, failure = None, None
@@ -224,7 +225,7 @@ class Analyser:
 def analyse_cases(
     pipeline: Pipeline, cases: Sequence[Case], failed: Callable[[Failure], object]
 ) -> Iterator[tuple[str, Analysis]]:
-    """Run the pipeline over cases in this process; one that fails is reported, the others go on.
+    """Run the pipeline over cases in this process; failures are reported and do not stop it.
 
     Args:
         pipeline: with models loaded.
@@ -232,7 +233,7 @@ def analyse_cases(
         failed: called with each failure.
 
     Yields:
-        Name and analysis of each case done, in order.
+        Name and analysis of each processed case, in order.
     """
     analyser = Analyser(pipeline, batch_size(pipeline.settings))
     with ProcessPool(load_frame, workers=0) as frames:
@@ -247,14 +248,14 @@ def analyse_cases(
 
 
 def _free_memory() -> None:
-    """Give back what the GPU's allocator keeps for later."""
+    """Release the memory that the GPU's allocator keeps."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 def _models_failed(name: str, error: BaseException) -> Failure:
-    """The failure in words, with the error's class where it is none that models are known for."""
+    """The failure as text, with the error's class if it is not one that models usually raise."""
     known = isinstance(error, (RuntimeError, ValueError, MemoryError, SpinelineError))
     reason = reason_of(error) if known else f"{type(error).__name__}: {reason_of(error)}"
     return Failure(name, f"the models failed: {reason}", "models")

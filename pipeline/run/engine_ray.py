@@ -1,11 +1,11 @@
-"""``engine=ray``: actors on any cluster, each of which does what the local engine does.
+"""``engine=ray``: actors on any cluster, each of which works like the local engine.
 
-An actor loads the models once and takes one study, or one batch, after the other; on the CPU a
-worker process of its own does the study, within its limits. Outcomes come back as they are ready.
+An actor loads the models once and processes one study, or one batch, after the other. On the CPU,
+its own worker process does the study within the limits. Outcomes are returned as they are ready.
 
-An actor that ends starts again and has its studies done again, `_RETRIES` times. Of a batch that is
-lost even so, each study is sent by itself, so that none suffers for another; one that ends its
-actor again is a failure of kind ``crash``.
+An actor that dies is restarted and repeats its studies, `_RETRIES` times. If a batch is lost even
+then, each of its studies is sent separately, so that none suffers from another. A study that kills
+its actor again is a failure of kind ``crash``.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ from spineline.pipeline.run.engines import Failure, Outcome, reason_of
 from spineline.pipeline.run.settings import PipelinePredict
 
 _RETRIES = 2
-"""How often Ray does the work of an actor again that ended."""
+"""How often Ray repeats the work of an actor that died."""
 
 _STORE_BYTES = 256 << 20
-"""Shared memory of a local cluster; results on their way take a few MB."""
+"""Shared memory of a local cluster; results in transit take a few MB."""
 
 _PROBE_SECONDS = 300.0
 _LONGEST_FOLDER = 36
-"""Characters of a folder in which the sockets of a local cluster have short enough names."""
+"""Maximum length of a folder's path, so that a local cluster's socket names are short enough."""
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
-"""Nothing is sent to Ray's makers, and nothing is shown beside our own words."""
+"""Ray sends no usage statistics and shows no messages of its own."""
 
 Load = Callable[[ModelSettings], Pipeline]
 """Loads the models, in each actor."""
@@ -67,12 +67,12 @@ Load = Callable[[ModelSettings], Pipeline]
 
 @dataclass(frozen=True, slots=True)
 class RayJob:
-    """What every actor is told.
+    """The data sent to every actor.
 
     Attributes:
         settings: of the run.
-        version: of spineline here.
-        folder: the working folder here, which relative paths start from.
+        version: of spineline on the driver.
+        folder: the driver's working folder, to which relative paths refer.
         threads: of the networks; 0 leaves it to them.
         load: loads the models.
     """
@@ -84,10 +84,10 @@ class RayJob:
     load: Load
 
     def enter(self) -> None:
-        """Make this process one that can work for the run.
+        """Prepare this process to work for the run.
 
         Raises:
-            SpinelineError: another version is installed here, or the source cannot be seen.
+            SpinelineError: another version is installed here, or the source is not visible.
         """
         if package_version() != self.version:
             raise SpinelineError(_other_version(package_version(), self.version))
@@ -99,10 +99,10 @@ class RayJob:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What actors take of a cluster.
+    """The share of a cluster that the actors take.
 
     Attributes:
-        actors: how many.
+        actors: number of actors.
         cpus, gpus: of each.
     """
 
@@ -114,7 +114,7 @@ class Shares:
 def run(
     cases: Sequence[Case], settings: PipelinePredict, *, load: Load | None = None
 ) -> Iterator[Outcome]:
-    """See `spineline.pipeline.run.engines.Engine`; ``load`` loads other models than settings."""
+    """Run the engine, see `spineline.pipeline.run.engines.Engine`; ``load`` replaces the loader."""
     if load is None:
         load = functools.partial(load_same, sha256=bundle_of(settings).sha256)
     threads = settings.threads if computes_by_one_thread(settings) else threads_here()
@@ -150,7 +150,7 @@ def run(
 def shared_out(
     ray: Any, actors: Sequence[Any], batches: Sequence[Sequence[Case]]
 ) -> Iterator[Outcome]:
-    """The outcomes of batches of cases, each done by the next actor that has nothing to do.
+    """The outcomes of batches of cases, each given to the next idle actor.
 
     Raises:
         SpinelineError: an actor cannot do any study.
@@ -183,7 +183,7 @@ def shared_out(
 
 
 class StudyActor:
-    """Loads the models once, then takes cases to outcomes."""
+    """Loads the models once, then processes cases."""
 
     def __init__(self, job: RayJob) -> None:
         self._trouble = ""
@@ -194,7 +194,7 @@ class StudyActor:
             self._trouble = f"node {platform.node()}: {reason_of(error)}"
 
     def outcomes(self, cases: Sequence[Case]) -> list[Outcome] | str:
-        """The outcome of each case; in place of all, what keeps this actor from doing any."""
+        """The outcome of each case, or a text that says why this actor cannot process any."""
         if self._trouble:
             return self._trouble
         if self._analyser is None:
@@ -221,10 +221,10 @@ class StudyActor:
 
 
 def load_same(settings: ModelSettings, *, sha256: str) -> Pipeline:
-    """The models that settings name, which must be those of that hash.
+    """Load the models of the settings, which must have the given hash.
 
     Raises:
-        SpinelineError: they are other ones here, or cannot be loaded.
+        SpinelineError: they differ on this machine, or cannot be loaded.
     """
     pipeline = Pipeline.from_settings(settings)
     if pipeline.weights_sha256 != sha256:
@@ -237,7 +237,7 @@ def load_same(settings: ModelSettings, *, sha256: str) -> Pipeline:
 
 
 def _set_threads(count: int) -> None:
-    """Have networks compute in so many threads; Ray gives workers as many as they have CPUs."""
+    """Set the number of threads for networks; Ray gives workers as many as they have CPUs."""
     os.environ.pop("OMP_NUM_THREADS", None)
     if count:
         os.environ["OMP_NUM_THREADS"] = str(count)
@@ -250,7 +250,7 @@ def _set_threads(count: int) -> None:
 
 
 def threads_here() -> int:
-    """How many threads a network would have in this process; 0 where that cannot be told."""
+    """The number of threads that a network would have in this process; 0 if unknown."""
     if given := runtimes.default_threads():
         return given
     try:
@@ -261,7 +261,7 @@ def threads_here() -> int:
 
 
 def address_of(settings: PipelinePredict, environment: Mapping[str, str] = os.environ) -> str:
-    """The cluster's address; ``local`` for one of this machine that lives as long as the run.
+    """The cluster's address; ``local`` for one on this machine that lives as long as the run.
 
     Raises:
         ConfigError: an address of Ray Client or of the dashboard.
@@ -278,12 +278,12 @@ def address_of(settings: PipelinePredict, environment: Mapping[str, str] = os.en
 
 @contextmanager
 def cluster(settings: PipelinePredict, threads: int) -> Iterator[Any]:
-    """The package ray, connected; what is started is shut down in the end.
+    """Connect the package ray and yield it; whatever was started is shut down at the end.
 
-    A caller's own connection is used and left as it is.
+    A caller's own connection is used and left open.
 
     Raises:
-        SpinelineError: no such cluster, or it cannot be started.
+        SpinelineError: there is no such cluster, or it cannot be started.
     """
     address = address_of(settings)
     for name, value in _QUIET.items():
@@ -301,7 +301,7 @@ def cluster(settings: PipelinePredict, threads: int) -> Iterator[Any]:
 def _connect(ray: Any, address: str, words: Mapping[str, Any]) -> None:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **words)
-    except Exception as error:  # of many kinds, some of none
+    except Exception as error:  # of many kinds, some undocumented
         told = reason_of(error)
         if address == "local":
             msg = f"Ray: a cluster of this machine cannot be started ({told}); try again when idle"
@@ -314,7 +314,7 @@ def _connect(ray: Any, address: str, words: Mapping[str, Any]) -> None:
 
 
 def _local_words(settings: PipelinePredict, threads: int, stack: ExitStack) -> dict[str, Any]:
-    """How a local cluster is started; the folder of its logs goes with it."""
+    """The arguments to start a local cluster; the folder of its logs is removed with it."""
     cores, wanted = cores_here(), settings.ray_workers
     workers = max(1, cores // max(threads, 1)) if isinstance(wanted, str) else wanted
     words: dict[str, Any] = {
@@ -330,7 +330,7 @@ def _local_words(settings: PipelinePredict, threads: int, stack: ExitStack) -> d
 
 
 def check_nodes(ray: Any, job: RayJob) -> None:
-    """Ask each machine whether it can take part, before any study is sent.
+    """Check each machine before any study is sent.
 
     Raises:
         SpinelineError: one lacks spineline, has another version of it, or does not see the source.
@@ -357,7 +357,7 @@ def check_nodes(ray: Any, job: RayJob) -> None:
 
 
 def _probe() -> Callable[[str], tuple[str, bool]]:
-    """A function that is sent as a whole, to machines where spineline may not be installed."""
+    """A self-contained function that also runs where spineline is not installed."""
 
     def probe(source: str) -> tuple[str, bool]:
         import os
@@ -375,15 +375,15 @@ def _probe() -> Callable[[str], tuple[str, bool]]:
 def shares_of(
     nodes: Sequence[Mapping[str, Any]], settings: PipelinePredict, threads: int
 ) -> Shares:
-    """How a cluster is shared among actors.
+    """Distribute a cluster among actors.
 
     Args:
-        nodes: as ``ray.nodes()`` tells them.
+        nodes: from ``ray.nodes()``.
         settings: of the run.
-        threads: of each actor; so many CPUs it takes where the machines have them.
+        threads: of each actor, which takes as many CPUs if the machines have them.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: a GPU is requested and there is none.
     """
     cpus = [float(node["Resources"].get("CPU", 0)) for node in _alive(nodes)]
     gpus = int(sum(node["Resources"].get("GPU", 0) for node in _alive(nodes)))

@@ -1,12 +1,12 @@
-"""Engines: what takes cases to outcomes, on this machine or on a cluster.
+"""Engines, which turn cases into outcomes on this machine or on a cluster.
 
 An engine is a function ``run(cases, settings)`` that yields one [Outcome][] for every case, in any
-order, as soon as each is there. It reads (`load_frame`) and analyses (`Pipeline.analyse`); it
-writes nothing. What happens to an outcome (the study's folder, the manifest, the log) is
-[spineline.pipeline.run.predict][]'s, the same for every engine.
+order, as soon as each is ready. It reads (`load_frame`) and analyses (`Pipeline.analyse`); it
+writes nothing. [spineline.pipeline.run.predict][] handles outcomes (the study's folder, the
+manifest, the log) in the same way for every engine.
 
-To add one: a module ``engine_NAME`` of this folder with such a function ``run``, and a word in
-[ENGINES][].
+To add one, write a module ``engine_NAME`` in this folder with such a function ``run``, and add it
+to [ENGINES][].
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
     from spineline.pipeline.inference.pipeline import Analysis
 
 FailureKind = Literal["reading", "timeout", "crash", "memory", "models", "writing"]
-"""Why a study could not be done: it could not be read; the process that did it took too long, ended
-or needed too much memory; the models failed on it; or its files could not be written."""
+"""The kinds of failures: the study could not be read; its process took too long, crashed or needed
+too much memory; the models failed; or its files could not be written.
+"""
 
 FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A study that could not be done, and why.
+    """A study that failed, and why.
 
     Attributes:
         name: of the study.
         reason: in plain words, the same whenever the study is tried again.
-        kind: in one word.
+        kind: of the failure.
     """
 
     name: str
@@ -49,13 +50,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one case: an analysis or a failure.
+    """The outcome of one case: an analysis or a failure.
 
     Attributes:
         name: of the case.
-        analysis: what was found, or None.
-        failure: why nothing was, or None.
-        seconds: spent on it, or on its reading and its share of the batch it was analysed in.
+        analysis: None if it failed.
+        failure: None if it succeeded.
+        seconds: spent on it, or on reading it plus its share of its batch.
     """
 
     name: str
@@ -69,11 +70,11 @@ class Outcome:
 
 
 Engine = Callable[..., Iterator[Outcome]]
-"""Takes cases and settings; closing the iterator ends the work and what was started for it."""
+"""Takes cases and settings; closing the iterator stops the work and everything it started."""
 
 
 ENGINES = {"local": "", "ray": "ray"}
-"""What package each engine needs, by the word of ``engine=``; its extra has the same name."""
+"""The package that each engine needs, by value of ``engine=``; its extra has the same name."""
 
 
 def check_engine(name: str) -> None:
@@ -104,6 +105,6 @@ def load_engine(name: str) -> Engine:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error's message in one line, or its class where it says nothing."""
+    """An error's message in one line, or its class if it has no message."""
     text = " ".join(str(error).split())
     return text or type(error).__name__

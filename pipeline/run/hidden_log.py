@@ -1,4 +1,4 @@
-"""The log of a run with ``names=hash``: no path and no name of the data, whichever module logs."""
+"""The log with ``names=hash``: without paths and names of the data, whichever module logs."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from spineline.pipeline.run.pseudonyms import HideValues, Pseudonyms
 
 _MOST_LISTED = 100_000
 _LEAST_LOGGED = 4
-"""Letters of a name that is looked for in every line of the log; shorter ones are in any text."""
+"""Minimum length of a name to search for in log lines; shorter ones occur in any text."""
 _AFTER_A_PATH = (": ", "; ", ", ", ")", "'", '"', "\n")
 
 
 class _LogFilter:
-    """Keeps paths and names off the log, whichever module logs them.
+    """Removes paths and names from the log, whichever module logs them.
 
-    A value in a record is hidden by what it is: a path outside of ``out=``, or [Marked][]. Of free
-    text, paths of the data are taken out, and names of studies and files where they are known.
+    A value in a record is hidden according to its type: a path outside of ``out=``, or [Marked][].
+    From free text, paths of the data and known names of studies and files are removed.
 
     Args:
         settings: of the run.
-        pseudonyms: names to give instead; None holds records back that tell of files.
+        pseudonyms: replacements for names; None withholds records about files.
 
     Attributes:
-        held: how many records were held back.
+        held: number of withheld records.
     """
 
     def __init__(self, settings: Settings, pseudonyms: Pseudonyms | None = None) -> None:
@@ -47,7 +47,7 @@ class _LogFilter:
 
     @functools.cached_property
     def _known(self) -> KnownNames:
-        """Takes the names of all cases out of a text."""
+        """Replaces the names of all cases in a text."""
         return KnownNames(self._pseudonyms.all_known_names() if self._pseudonyms else {}, ())
 
     def __call__(self, record: logging.LogRecord) -> bool:
@@ -69,7 +69,7 @@ class _LogFilter:
         return True
 
     def _tells(self, value: object) -> bool:
-        """Whether a value of a record is one to hide."""
+        """Whether a value of a record must be hidden."""
         if isinstance(value, PurePath):
             return value != self._out and self._out not in value.parents
         return isinstance(value, Marked) and not isinstance(value, FreeText)
@@ -82,7 +82,7 @@ class _LogFilter:
         return str(HideValues(self._pseudonyms, name)(marked))
 
     def _without_paths(self, text: str) -> str:
-        """The text with other words for each path of the data, up to where it may end at most."""
+        """The text with each path of the data replaced, up to where it may end at most."""
         pieces = _split_at(text, str(self._out))
         return str(self._out).join(map(self._piece_without_paths, pieces))
 
@@ -98,7 +98,7 @@ class _LogFilter:
 
 
 def _split_at(text: str, path: str) -> list[str]:
-    """The pieces of a text around a path, which one of a single name is only with a slash after."""
+    """Split a text at a path; a path of a single name counts only with a slash after it."""
     first, *others = text.split(path)
     pieces, is_name = [first], os.sep not in path
     for other in others:
@@ -112,10 +112,10 @@ def _split_at(text: str, path: str) -> list[str]:
 
 @contextmanager
 def quiet_names(settings: Settings) -> Iterator[None]:
-    """Keep what is said of single files off the log while the source is looked through.
+    """Withhold log records about single files while the source is searched.
 
     Raises:
-        SpinelineError: raised inside, under numbers in place of names of files and folders.
+        SpinelineError: raised inside, with numbers instead of names of files and folders.
     """
     if not hides_names(settings):
         yield
@@ -134,11 +134,11 @@ def quiet_names(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def hidden_in_log(settings: Settings, pseudonyms: Pseudonyms | None) -> Iterator[None]:
-    """Keep paths and names of the data off the log while studies are gone over.
+    """Hide paths and names of the data in the log while studies are processed.
 
     Args:
         settings: of the run.
-        pseudonyms: of the run; None, where studies keep their names, hides nothing.
+        pseudonyms: of the run; None if studies keep their names, which hides nothing.
     """
     if pseudonyms is None:
         yield
@@ -152,7 +152,7 @@ def hidden_in_log(settings: Settings, pseudonyms: Pseudonyms | None) -> Iterator
 
 
 def _nameless(text: str, settings: Settings) -> str:
-    """A text on data with a number for each file and folder: its place in the sorted listing."""
+    """Replace each file and folder in a text by a number: its index in the sorted listing."""
     data = data_of(settings)
     names: dict[str, str] = {}
     for root in data.values():
@@ -166,7 +166,7 @@ def _nameless(text: str, settings: Settings) -> str:
 
 
 def _listed(root: Path) -> list[Path]:
-    """What is below a folder, sorted; as much as can be listed."""
+    """The sorted content of a folder, as far as it can be listed."""
     try:
         return sorted(islice(root.rglob("*"), _MOST_LISTED)) if root.is_dir() else [root]
     except OSError:

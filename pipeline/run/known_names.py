@@ -1,4 +1,4 @@
-"""Names and paths of the data, as ``names=hash`` takes them out of free text."""
+"""Removal of names and paths of the data from free text, for ``names=hash``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KEYS_OF_DATA = ("source", "compare", "annotations", "data", "split", "predictio
 
 
 def hides_names(settings: Settings) -> bool:
-    """Whether ``names=hash`` is asked for."""
+    """Whether ``names=hash`` is set."""
     return getattr(settings, "names", "folder") == "hash"
 
 
@@ -23,11 +23,11 @@ def data_of(settings: Settings) -> dict[str, Path]:
 
 
 class KnownNames:
-    """Takes known paths and names out of free text, such as an error's.
+    """Removes known paths and names from free text, such as an error message.
 
     Args:
-        names: what stands for each name, where that is a word of its own.
-        paths: which are left out, and all folders above them.
+        names: the replacement of each name that occurs as a separate word.
+        paths: to remove, with all folders above them.
     """
 
     def __init__(self, names: Mapping[str, str], paths: Iterable[Path]) -> None:
@@ -39,7 +39,7 @@ class KnownNames:
         self._folders = [folder + os.sep for folder in longest_first] + longest_first
 
     def __call__(self, text: str, *, least: int = 1) -> str:
-        """The text without the paths, and with other words for names of so many letters or more."""
+        """The text without the paths, and with names of at least ``least`` letters replaced."""
         for folder in self._folders:
             text = text.replace(folder, "")
         parts, place = [], 0
@@ -50,7 +50,7 @@ class KnownNames:
         return "".join(parts)
 
     def name_at(self, text: str, start: int, least: int = 1) -> str | None:
-        """The longest known name that begins at a place of the text, as a word of its own."""
+        """The longest known name that begins at a position of the text, as a separate word."""
         if start and is_of_a_word(text[start - 1], "_.-"):
             return None
         for length in self._lengths:
@@ -61,7 +61,7 @@ class KnownNames:
 
 
 def is_of_a_word(character: str, marks: str) -> bool:
-    """Whether a character, or none, is a letter, a digit or one of the marks.
+    """Whether a character is a letter, a digit or one of the marks; false for an empty text.
 
     >>> is_of_a_word("a", "-"), is_of_a_word(".", "-"), is_of_a_word("", "-")
     (True, False, False)

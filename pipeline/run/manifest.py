@@ -1,7 +1,7 @@
-"""``manifest.jsonl``: which studies a run is done with, one JSON object a line.
+"""``manifest.jsonl``: the studies that a run has processed, one JSON object per line.
 
-A line is added, and on the disk, before anything else is begun: a run that was killed goes on after
-the last line. The last line of a study counts. A last line that was cut short is taken off.
+Each line is on disk before the next study starts, so a killed run continues after the last line.
+The last line of a study counts. An incomplete last line is removed.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class ManifestEntry:
 
     Attributes:
         study: its name.
-        status: ``done``; ``refused``, which is done too, as it would be refused again; ``failed``.
-        reason: why it was refused or failed; empty where it was not.
+        status: ``done``; ``refused``, which is final too; ``failed``.
+        reason: why it was refused or failed; else empty.
         weights, settings, version: see [Stamp][].
-        seconds: that it took, reading and models.
-        kind: the failure in one word, see [spineline.pipeline.run.engines.FAILURE_KINDS][].
-        input: short hash of the study's files: their names, UIDs, sizes and times of change.
+        seconds: for reading and models.
+        kind: the kind of failure, see [spineline.pipeline.run.engines.FAILURE_KINDS][].
+        input: short hash of the study's files: their names, UIDs, sizes and modification times.
     """
 
     study: str
@@ -68,7 +68,7 @@ class ManifestEntry:
 
     @property
     def stamp(self) -> Stamp:
-        """What the result was made with."""
+        """The stamp of the result."""
         return Stamp(self.weights, self.settings, self.version)
 
     @property
@@ -86,7 +86,7 @@ class ManifestEntry:
 
 
 class Manifest:
-    """The lines of a run, and the way to add one; see [open_manifest][].
+    """The lines of a run; see [open_manifest][].
 
     Attributes:
         entries: the last of each study, by name.
@@ -97,7 +97,7 @@ class Manifest:
         self.entries = dict(entries)
 
     def add(self, entry: ManifestEntry) -> None:
-        """Add a line, and wait until it is on the disk.
+        """Add a line, and wait until it is on disk.
 
         Raises:
             SpinelineError: it cannot be written, such as on a full disk.
@@ -114,7 +114,7 @@ class Manifest:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file is the manifest of a run, by its first line, which may have been cut short."""
+    """Whether a file is the manifest of a run, by its first line, which may be incomplete."""
     try:
         with path.open("rb") as file:
             first = file.readline(1 << 20)
@@ -125,7 +125,7 @@ def is_manifest(path: Path) -> bool:
 
 
 def last_entries(path: Path) -> dict[str, ManifestEntry]:
-    """The last entry of each study in a manifest, which is read alone; none without a file."""
+    """The last entry of each study in a manifest, without locking it; none without a file."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError:
@@ -136,13 +136,13 @@ def last_entries(path: Path) -> dict[str, ManifestEntry]:
 
 @contextmanager
 def open_manifest(path: Path) -> Iterator[Manifest]:
-    """Hold a manifest's folder, and make the file where there is none.
+    """Lock a manifest's folder, and create the file if there is none.
 
-    One without a line is removed in the end.
+    A manifest without lines is removed at the end.
 
     Raises:
-        OutputExistsError: the file is no manifest.
-        SpinelineError: another process holds it, or it cannot be written.
+        OutputExistsError: the file is not a manifest.
+        SpinelineError: another process has locked it, or it cannot be written.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -166,7 +166,7 @@ def open_manifest(path: Path) -> Iterator[Manifest]:
 
 
 def _repaired(handle: int, path: Path) -> dict[str, ManifestEntry]:
-    """The entries of a manifest; a last line that was cut short is taken off."""
+    """The entries of a manifest; an incomplete last line is removed."""
     data = path.read_bytes()
     *lines, last = data.split(b"\n")
     if last:
@@ -186,7 +186,7 @@ def _repaired(handle: int, path: Path) -> dict[str, ManifestEntry]:
 
 
 def _entry_of(line: bytes) -> ManifestEntry | None:
-    """The entry of a line, or None where it is none."""
+    """The entry of a line, or None if it is invalid."""
     try:
         value: Any = json.loads(line)
         given = {

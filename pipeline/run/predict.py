@@ -1,8 +1,8 @@
 """``spineline pipeline predict``: studies in, named and graded structures out.
 
-A run writes each study's folder whole as soon as the study is done, then a line into
-``manifest.jsonl``, and the files of the cohort at the end, from what is stored. It can be ended at
-any moment and goes on when the command is run again.
+A run writes each study's folder atomically as soon as the study is done, then a line into
+``manifest.jsonl``. At the end, it writes the files of the cohort from the stored results. It can be
+stopped at any moment and continues when the command is run again.
 """
 
 from __future__ import annotations
@@ -70,17 +70,17 @@ from spineline.pipeline.run.settings import PipelinePredict, results_hash
 __all__ = ["Failure", "PredictResult", "StoredResults", "predict"]
 
 _NO_MORE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-"""Errors of writing one study that the next one would meet too."""
+"""Errors of writing one study that the next one would have too."""
 
 _CORRECTIONS = "corrections*.json"
-"""What `spineline review` leaves in a study's folder."""
+"""Files that `spineline review` writes into a study's folder."""
 
 _AHEAD = 16
-"""Studies that wait for a thread to draw and write them while the next batch is analysed."""
+"""Maximum number of studies that wait to be drawn and written while the next batch is analysed."""
 
 
 class StoredResults(Sequence[tuple[str, StudyResult]]):
-    """Names and results of studies, each read from its ``result.json`` when it is asked for.
+    """Names and results of studies, each read from its ``result.json`` on access.
 
     Args:
         out: the run's folder.
@@ -109,14 +109,14 @@ class StoredResults(Sequence[tuple[str, StudyResult]]):
 
 @dataclass(frozen=True, slots=True)
 class PredictResult:
-    """What a run made.
+    """The output of a run.
 
     Attributes:
         out: the folder written.
-        results: name and result of each study of the source that is done, in order of name.
-        failures: the studies of the source that could not be done, now or in an earlier run.
-        skipped: how many studies earlier runs were done with.
-        refused: names of those of the results that were refused, in order.
+        results: name and result of each processed study of the source, in order of name.
+        failures: the studies of the source that failed, now or in an earlier run.
+        skipped: number of studies that earlier runs processed.
+        refused: names of the refused studies among the results, in order.
     """
 
     out: Path
@@ -127,14 +127,14 @@ class PredictResult:
 
 
 def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> PredictResult:
-    """Run the pipeline over a source and write results, or go on with an earlier run into ``out``.
+    """Run the pipeline over a source and write results, or continue an earlier run into ``out``.
 
     Args:
         settings: the keys of the command.
-        pipeline: with models loaded; by default those that the settings name are loaded.
+        pipeline: with models loaded; by default, the models of the settings are loaded.
 
     Raises:
-        OutputExistsError: ``out`` exists, is no earlier run, and ``overwrite`` is not set.
+        OutputExistsError: ``out`` exists, is not an earlier run, and ``overwrite`` is not set.
         SpinelineError: the source cannot be read, the weights cannot be loaded, another process
             runs into ``out``, or the disk is full.
     """
@@ -185,7 +185,7 @@ def _predict(
 
 
 def _check_out(settings: PipelinePredict) -> None:
-    """Refuse a folder that is there and is no run to go on with."""
+    """Refuse an existing folder that is not a run to continue."""
     out = settings.out
     if settings.overwrite or not is_manifest(out / MANIFEST):
         try:
@@ -199,12 +199,12 @@ def _check_out(settings: PipelinePredict) -> None:
 
 @contextmanager
 def _run_folder(settings: PipelinePredict) -> Iterator[Manifest]:
-    """Hold the run's folder; a new one vanishes where nothing comes of it."""
+    """Lock the run's folder; a new one is removed if it stays empty."""
     out = settings.out
     if settings.overwrite and out.is_dir():
         _refuse_corrected(out)
         is_run = is_manifest(out / MANIFEST)
-        with open_manifest(out / MANIFEST) if is_run else nullcontext():  # none other is at it
+        with open_manifest(out / MANIFEST) if is_run else nullcontext():  # no other process uses it
             discard_folder(out)
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f"{out}: is a file, and out= names a folder; choose another out=")
@@ -224,7 +224,7 @@ def _run_folder(settings: PipelinePredict) -> Iterator[Manifest]:
 
 
 class _Run:
-    """One run over the cases of a source, with what earlier ones left."""
+    """One run over the cases of a source, with the results of earlier ones."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class _Run:
         self._skipped = len(skipped) - len(self._earlier)
 
     def _is_settled(self, name: str) -> bool:
-        """Whether an earlier run's word on a case still holds."""
+        """Whether an earlier run's entry for a case is still valid."""
         entry = self._manifest.entries.get(name)
         if entry is None or entry.stamp != self._stamp or entry.input != self._identity[name]:
             return False
@@ -263,7 +263,7 @@ class _Run:
         return (folder / LOG_NAME).is_file()
 
     def go(self, engine: Engine) -> None:
-        """Run what is left to do, and write each study when it is done."""
+        """Process the remaining cases, and write each study when it is done."""
         if not self._todo:
             return
         if self._skipped or self._earlier:
@@ -295,7 +295,7 @@ class _Run:
             failure = self._written(outcome.name, outcome.analysis)
             refusal = outcome.analysis.result.refusal
         if failure is not None:
-            _discard_result(self._out / outcome.name)  # what an earlier run made of other files
+            _discard_result(self._out / outcome.name)  # an earlier run's result, from other files
         self._manifest.add(
             ManifestEntry(
                 study=outcome.name,
@@ -316,7 +316,7 @@ class _Run:
             progress.done(outcome.name, lines[0], outcome.analysis.result.warnings)
 
     def _written(self, name: str, analysis: Analysis) -> Failure | None:
-        """Write a study's folder whole; a failure where this study alone cannot be written."""
+        """Write a study's folder atomically; a failure if only this study cannot be written."""
         settings = self._settings
         try:
             with staged_folder(self._out / name, overwrite=True, sync=True) as stage:
@@ -339,7 +339,7 @@ class _Run:
         return None
 
     def finish(self) -> PredictResult:
-        """Write the files of the cohort from what is stored, and tell how the run went."""
+        """Write the files of the cohort from the stored results, and log a summary."""
         entries = [self._manifest.entries[name] for name in self._identity]
         done = [entry.study for entry in entries if entry.status != "failed"]
         refused = tuple(entry.study for entry in entries if entry.status == "refused")
@@ -384,13 +384,13 @@ class _Run:
 
 
 def _keep_corrections(folder: Path, stage: Path) -> None:
-    """Take what a reader corrected of a study along into the folder that takes its place."""
+    """Copy a reader's corrections into the folder that replaces the study's."""
     for path in sorted(folder.glob(_CORRECTIONS)):
         shutil.copyfile(path, stage / path.name)
 
 
 def _discard_result(folder: Path) -> None:
-    """Remove a study's folder, but for what a reader corrected in it."""
+    """Remove a study's folder, except a reader's corrections in it."""
     if not any(folder.glob(_CORRECTIONS)):
         discard_folder(folder)
         return
@@ -399,10 +399,10 @@ def _discard_result(folder: Path) -> None:
 
 
 def _refuse_corrected(out: Path) -> None:
-    """Refuse to replace a folder that holds somebody's work.
+    """Refuse to replace a folder that contains a reader's corrections.
 
     Raises:
-        OutputExistsError: studies in it are corrected.
+        OutputExistsError: there are some.
     """
     studies = {path.parent for path in out.glob(f"*/{_CORRECTIONS}")}
     if studies:
@@ -426,7 +426,7 @@ def _studies(count: int) -> str:
 
 
 def _meets_all(error: BaseException | None) -> bool:
-    """Whether an error of writing is one that every other study would meet as well."""
+    """Whether an error is a write error that every other study would have as well."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_MORE_WRITING:
             return True

@@ -13,7 +13,7 @@ from spineline.datasets.common.log import LOG
 from spineline.pipeline.run.engines import FAILURE_KINDS, Failure
 
 _FEW = 20
-"""So many studies have a line each on a terminal too."""
+"""Up to this number of studies, each has a line on a terminal too."""
 
 _MEANING = {
     "reading": "could not be read",
@@ -26,11 +26,11 @@ _MEANING = {
 
 
 class RunProgress:
-    """Says how far a run is: a line for each study, failures at once, now and then the rate.
+    """Reports progress: a line for each study, failures at once, and the rate from time to time.
 
     Args:
-        total: how many studies are to be done.
-        clock: gives seconds.
+        total: number of studies to process.
+        clock: returns seconds.
     """
 
     def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,7 +53,7 @@ class RunProgress:
             self._bar.close()
 
     def done(self, name: str, line: str, warnings: Sequence[object]) -> None:
-        """One study is done; ``line`` says what was found."""
+        """Report a processed study; ``line`` describes the findings."""
         if self._bar is None or self._total <= _FEW:
             with self._beside_the_bar():
                 LOG.info("%s", line)
@@ -62,14 +62,14 @@ class RunProgress:
         self._advance()
 
     def failed(self, failure: Failure) -> None:
-        """One study could not be done."""
+        """Report a failed study."""
         self._failed += 1
         with self._beside_the_bar():
             LOG.error("error: %s", failure)
         self._advance()
 
     def interrupted(self, out: Path) -> None:
-        """The run is ended by the user."""
+        """Report that the user stopped the run."""
         done = self._count - self._failed
         with self._beside_the_bar():
             LOG.warning(
@@ -91,7 +91,7 @@ class RunProgress:
             LOG.info("%s", self.state())
 
     def state(self) -> str:
-        """How far the run is, in one line."""
+        """The progress in one line."""
         rate = self._count / max(self._clock() - self._began, 1e-9)
         left = (self._total - self._count) / rate if rate else 0.0
         return (
@@ -101,7 +101,7 @@ class RunProgress:
 
     @contextmanager
     def _beside_the_bar(self) -> Iterator[None]:
-        """What is logged inside does not go into the bar."""
+        """Keep log lines and the progress bar apart."""
         if self._bar is not None:
             self._bar.clear()
         yield
@@ -110,7 +110,7 @@ class RunProgress:
 
 
 def summary_lines(done: int, skipped: int, failures: Sequence[Failure]) -> list[str]:
-    """Counts of studies: done now, done by earlier runs, and failed, by reason."""
+    """Counts of studies: processed now, processed by earlier runs, and failed, by reason."""
     lines = [f"{'done':<14}{done:>6}"]
     if skipped:
         lines.append(f"{'done earlier':<14}{skipped:>6}")
@@ -124,7 +124,7 @@ def summary_lines(done: int, skipped: int, failures: Sequence[Failure]) -> list[
 
 
 def _duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Seconds in a suitable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

@@ -1,13 +1,15 @@
-"""``names=hash``: studies under names that tell nothing, the same ones again for the same salt.
+"""``names=hash``: pseudonyms of studies, the same ones again for the same salt.
 
-A study is called ``study-`` and 16 hexadecimal digits: the first 64 bits of HMAC-SHA-256, keyed by
-the salt, of its StudyInstanceUID (of a plain image, of the file's name). UIDs become UIDs under
-2.25 made from 128 bits of the same hash. Who has the salt and the UIDs can link both; who has the
-outputs alone cannot. What a remark speaks of is hidden by what it is: a file, a series, a UID. Of
-free text, such as an error's, the names and paths of the case at hand are taken out.
+A study is named ``study-`` and 16 hexadecimal digits: the first 64 bits of HMAC-SHA-256, keyed by
+the salt, of its StudyInstanceUID (for a plain image, of the file's name). UIDs become UIDs under
+2.25 made from 128 bits of the same hash. Whoever has the salt and the UIDs can link both; the
+outputs alone do not suffice.
 
-DICOM outputs keep UIDs and the patient's module: the standard asks for it, and a report that is in
-no study is of no use.
+Parameters of a warning are hidden according to their type: a file, a series, a UID. From free text,
+such as an error message, the names and paths of the current case are removed.
+
+DICOM outputs keep UIDs and the patient's module: the standard requires it, and a report without its
+study is of no use.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ from spineline.pipeline.run.settings import PipelinePredict
 
 SALT_NAME = "salt.txt"
 CHECK_NAME = "salt-check.txt"
-"""Sixteen bits of a hash of the salt: another salt is noticed, and nobody finds the salt by it."""
+"""Holds sixteen bits of a hash of the salt: enough to notice another salt, too few to find it."""
 NAME_DIGITS = 16
-"""Hexadecimal digits of a study's name; two of a million studies share one once in 30 million."""
+"""Hexadecimal digits of a study's name; a collision among a million studies has a probability of
+about 1 in 30 million.
+"""
 
 _FILE_DIGITS = 8
 _HASHED = re.compile(rf"study-[0-9a-f]{{{NAME_DIGITS}}}")
@@ -54,8 +58,8 @@ class Pseudonyms:
     Args:
         salt: keys the hash.
         cases: under their own names.
-        source: of the run; its path is taken out of texts.
-        check: file to keep a check of the salt in, once a study is to be written; None for none.
+        source: of the run; its path is removed from texts.
+        check: file for a check of the salt, written with the first study; None for none.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class Pseudonyms:
             raise SpinelineError("two studies have the same name by names=hash; use another salt=")
 
     def cases(self) -> tuple[Case, ...]:
-        """The cases under their new names, sorted by them."""
+        """The cases with their new names, sorted by them."""
         found = []
         for name in sorted(self._original):
             case = replace(self._original[name], name=name, is_pseudonymous=True)
@@ -87,7 +91,7 @@ class Pseudonyms:
         return tuple(found)
 
     def outcome(self, outcome: Outcome) -> Outcome:
-        """An outcome whose texts and UIDs tell nothing; the header stays for DICOM outputs."""
+        """An outcome with pseudonymous texts and UIDs; DICOM outputs keep the header."""
         if self._check is not None and not self._check.exists():
             write_text(self._check, check_of(self._key) + "\n")
         name, failure, analysis = outcome.name, outcome.failure, outcome.analysis
@@ -105,11 +109,11 @@ class Pseudonyms:
         return replace(outcome, failure=failure, analysis=analysis)
 
     def name(self, name: str) -> str | None:
-        """The new name of a case by its own; None where there is no such case."""
+        """The new name of a case by its own; None if there is no such case."""
         return self._new.get(name)
 
     def other(self, word: str, text: str) -> str:
-        """A name for something that is no case, such as ``image-0123456789abcdef``."""
+        """A name for something other than a case, such as ``image-0123456789abcdef``."""
         return f"{word}-{self._hash(text)[:NAME_DIGITS]}"
 
     def file(self, name: str) -> str:
@@ -117,7 +121,7 @@ class Pseudonyms:
         return f"file-{self._hash(name)[:_FILE_DIGITS]}"
 
     def result(self, name: str, result: StudyResult) -> StudyResult:
-        """A result of the case of a new name, whose texts and UIDs tell nothing."""
+        """A result with pseudonymous texts and UIDs, of the case with this new name."""
         hide = HideValues(self, name)
         kept = [each for each in result.warnings if each.code != "identity_in_name"]
         return replace(
@@ -130,7 +134,7 @@ class Pseudonyms:
         )
 
     def uid(self, uid: str | None) -> str | None:
-        """A UID under 2.25 in place of one.
+        """A UID under 2.25 that replaces another.
 
         Source: ITU-T X.667, 128-bit numbers as UIDs.
         """
@@ -139,7 +143,7 @@ class Pseudonyms:
         return f"2.25.{int(self._hash(uid)[:32], 16)}"
 
     def known_names(self, new: str) -> tuple[dict[str, str], set[Path]]:
-        """What stands for names of the case of a new name, and the paths that it has."""
+        """The replacements of names, and the paths, of the case with this new name."""
         case = self._original[new]
         paths, uids = _paths_and_uids_of(case)
         base = self._source if self._source.is_dir() else self._source.parent
@@ -154,7 +158,7 @@ class Pseudonyms:
         return names, {*paths, self._source, base}
 
     def all_known_names(self) -> dict[str, str]:
-        """What stands for names of all cases."""
+        """The replacements of names of all cases."""
         names: dict[str, str] = {}
         for new in self._original:
             names |= self.known_names(new)[0]
@@ -169,13 +173,13 @@ class Pseudonyms:
 
 
 def _known_by(case: Case) -> str:
-    """What the name of a case is made from."""
+    """The text from which the name of a case is derived."""
     study = case.study or case.files
     uid = "" if study is None else study.study_uid
     if case.header is not None:  # the case is this image, of which a study may have several
         uid = case.header.instance_uid
     if uid or case.path is None or volume_suffix(case.path):
-        return uid or case.name  # folders of several patients hold volumes of one name
+        return uid or case.name  # folders of several patients hold volumes of the same name
     return case.path.name
 
 
@@ -196,7 +200,7 @@ def _paths_and_uids_of(case: Case) -> tuple[list[Path], list[str]]:
 
 
 class HideValues:
-    """Gives what stands in the place of a value that speaks of one case, or of free text on it.
+    """Replaces a value about one case, or free text about it.
 
     Args:
         pseudonyms: of the run.
@@ -209,7 +213,7 @@ class HideValues:
         self._known: KnownNames | None = None
 
     def __call__(self, value: str) -> str:
-        """What stands in the place of a marked value, or the text without names of the case."""
+        """The replacement of a marked value, or the text without names of the case."""
         if isinstance(value, SeriesText):
             return value.left_out()
         if isinstance(value, UidText):
@@ -226,7 +230,7 @@ class HideValues:
 def pseudonyms_of(
     settings: PipelinePredict, cases: Sequence[Case], earlier: Iterable[str] = ()
 ) -> Pseudonyms | None:
-    """The names of a run by its settings; None where studies keep their folders' names.
+    """The names of a run by its settings; None if studies keep their folders' names.
 
     Args:
         settings: of the run.
@@ -235,8 +239,8 @@ def pseudonyms_of(
 
     Raises:
         ConfigError: the salt is not that of the earlier run.
-        OutputExistsError: an earlier run named studies the other way; its files would stay.
-        SpinelineError: the salt of an earlier run cannot be read, or none can be kept.
+        OutputExistsError: an earlier run named studies the other way; its files would remain.
+        SpinelineError: the salt of an earlier run cannot be read, or a new one cannot be stored.
     """
     if settings.names != "hash":
         if (settings.out / CHECK_NAME).exists():
@@ -258,17 +262,17 @@ def pseudonyms_of(
 
 
 def check_of(key: bytes) -> str:
-    """What is kept of a salt, to notice another one."""
+    """The part of the salt's hash that is stored, to notice another salt."""
     text = b"spineline names=hash"
     return hmac.new(key, text, hashlib.sha256).hexdigest()[:_CHECK_DIGITS]
 
 
 def _salt_of(settings: PipelinePredict, *, goes_on: bool) -> str:
-    """The salt of a run, which has to be that of the earlier run that it goes on with.
+    """The salt of a run, which must be that of the earlier run that it continues.
 
     Raises:
         ConfigError: it is another one, or is not given again.
-        SpinelineError: the salt of an earlier run cannot be read, or none can be kept.
+        SpinelineError: the salt of an earlier run cannot be read, or a new one cannot be stored.
     """
     out, kept, check = settings.out, settings.out / SALT_NAME, settings.out / CHECK_NAME
     advice = "choose another out=, or add overwrite=true to rename all studies"
@@ -295,7 +299,7 @@ def _salt_of(settings: PipelinePredict, *, goes_on: bool) -> str:
 
 
 def recorded(settings: SettingsT) -> SettingsT:
-    """The settings as ``run.yaml`` may show them: without the salt, nor paths and names of data."""
+    """The settings as stored in ``run.yaml``: without the salt, or paths and names of data."""
     if not hides_names(settings):
         return settings
     hidden: dict[str, object] = {"salt": None, **dict.fromkeys(data_of(settings), _HIDDEN)}
@@ -305,10 +309,10 @@ def recorded(settings: SettingsT) -> SettingsT:
 
 
 def kept_salt(path: Path) -> str:
-    """The salt in a run's folder; made there at first, for the user's eyes alone.
+    """The salt in a run's folder; created on first use, readable by the user only.
 
     Raises:
-        SpinelineError: it cannot be read or kept.
+        SpinelineError: it cannot be read or stored.
     """
     try:
         if path.exists():

@@ -76,11 +76,11 @@ _NOT_OF_RESULTS = (
     "max_memory", "batch", "device", "half", "runtime", "trust", "weights", "detector",
     "classifier", "namer", "to", "names", "salt", "ray_address", "ray_workers",
 )  # fmt: skip
-"""Keys that say where and how to run; those of weights are told by their SHA-256."""
+"""Keys that determine where and how to run; keys of weights are covered by their SHA-256."""
 
 
 def results_hash(settings: PipelinePredict) -> str:
-    """Twelve hexadecimal digits of the settings that change what is written of a study."""
+    """Twelve hexadecimal digits of a hash of the settings that change a study's outputs."""
     values = settings_to_dict(settings)
     kept: dict[str, object] = {k: v for k, v in values.items() if k not in _NOT_OF_RESULTS}
     kept["half"] = mixed_precision(settings)

@@ -1,1 +1,1 @@
-"""All trainings of a pipeline by one command."""
+"""Training of all networks of a pipeline with one command."""

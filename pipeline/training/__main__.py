@@ -1,4 +1,4 @@
-"""The process that `trained_beside` starts: stages of a run, as standard input has them."""
+"""The process that `trained_beside` starts: stages of a run, read from standard input."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from spineline.pipeline.training.train import run_stages
 
 
 def main() -> int:
-    """Train the stages that a line of standard input holds; 0 when they are trained.
+    """Train the stages in the first line of standard input; 0 when they are trained.
 
-    The input stays open as long as the process that wants them lives: at its end this one ends.
+    The parent process keeps the input open; when it closes, this process ends.
     """
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     given = json.loads(sys.stdin.readline())

@@ -1,4 +1,4 @@
-"""Trainings of a run in a process of their own, beside those of this one."""
+"""Trainings of a run in a separate process, in parallel with those of this one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from spineline.datasets.common.settings import settings_to_dict
 from spineline.pipeline.training.settings import PipelineTrain
 
 ERROR = "error: "
-"""What a line of that process begins with where it fails."""
+"""Prefix of that process's error line."""
 
 
 @contextmanager
 def trained_beside(settings: PipelineTrain, stages: dict[str, dict[str, Any]]) -> Iterator[None]:
-    """Train stages beside the block; its end waits for them, and its failure ends them.
+    """Train stages in parallel with the block; leaving it waits for them, or stops them on failure.
 
     Args:
         settings: of the run.
@@ -31,7 +31,7 @@ def trained_beside(settings: PipelineTrain, stages: dict[str, dict[str, Any]]) -
     Raises:
         SpinelineError: a stage failed.
     """
-    process: Any = subprocess.Popen(  # -P: the current folder's modules are not meant
+    process: Any = subprocess.Popen(  # -P: do not import modules of the current folder
         [sys.executable, "-P", "-m", "spineline.pipeline.training"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -44,7 +44,7 @@ def trained_beside(settings: PipelineTrain, stages: dict[str, dict[str, Any]]) -
     try:
         reader.start()
         given = {"settings": settings_to_dict(settings), "stages": stages}
-        with suppress(BrokenPipeError):  # it ended at once; why is told below
+        with suppress(BrokenPipeError):  # it ended at once; the reason is reported below
             process.stdin.write(json.dumps(given) + "\n")
             process.stdin.flush()
         yield
@@ -63,7 +63,7 @@ def trained_beside(settings: PipelineTrain, stages: dict[str, dict[str, Any]]) -
 
 
 def _pass_on(lines: IO[str], name: str, failures: list[str]) -> None:
-    """Hand on what the process says; its errors are kept."""
+    """Log the process's output; its errors are collected."""
     for line in lines:
         text = line.rstrip()
         if text.startswith(ERROR):

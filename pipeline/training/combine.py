@@ -1,4 +1,4 @@
-"""The classifiers of a run as one file, and the members of such a file to start from."""
+"""The classifiers of a run as one file, and the members of such a file as starting weights."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SHIPPED = "lumbar-grades"
 
 
 def combine_as_shipped(files: Sequence[Path], data: Path, out: Path) -> None:
-    """Put classifiers into one file that answers by their mean, calibrated as `SHIPPED` is.
+    """Combine classifiers into one file by their mean, with the calibration of `SHIPPED`.
 
-    Out-of-fold predictions of the same trainings would calibrate better, and cost a
-    cross-validation: `classify calibrate` takes them. The class counts are of the data.
+    Out-of-fold predictions of the same trainings would calibrate better, at the cost of a
+    cross-validation: see `classify calibrate`. The class counts are those of the data.
 
     Args:
         files: weights of single classifiers.
@@ -43,7 +43,7 @@ def combine_as_shipped(files: Sequence[Path], data: Path, out: Path) -> None:
 
 
 def write_members(weights: str, names: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Write each member of a combined classifier as weights of its own.
+    """Write each member of a combined classifier as a separate weights file.
 
     Args:
         weights: name or file of the combined classifier.
@@ -65,7 +65,7 @@ def write_members(weights: str, names: Sequence[str], folder: Path) -> dict[str,
 
 
 def _class_counts(data: Path) -> tuple[int, ...]:
-    """Structures of each of the seven classes in the train part."""
+    """Number of structures of each of the seven classes in the train part."""
     dataset = load_dataset(data)
     found = Counter(
         encode_seven(structure.kind, structure.pathology)

@@ -1,4 +1,4 @@
-"""``spineline weights strip``: a checkpoint as safetensors that hold the network alone."""
+"""``spineline weights strip``: convert a checkpoint to safetensors with only the network."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PRIVATE = re.compile(r"^(/|~|[A-Za-z]:\\|\\\\)|://|git@")
 
 
 def strip_weights(settings: WeightsStrip) -> WrittenWeights:
-    """Turn a checkpoint into safetensors that hold the network and nothing else.
+    """Convert a checkpoint to safetensors with only the network.
 
     Optimizer state, absolute paths and addresses are left out; ``half`` stores floating point
     tensors as fp16.
 
     Raises:
-        WeightsError: the checkpoint cannot be read, is a pickle without ``trust``, or holds numbers
-            that fp16 cannot.
+        WeightsError: the checkpoint cannot be read, is a pickle without ``trust``, or has numbers
+            outside the range of fp16.
         ConfigError: ``out`` is not a ``.safetensors`` file.
     """
     weights, out = settings.weights, settings.out
@@ -57,8 +57,8 @@ def strip_weights(settings: WeightsStrip) -> WrittenWeights:
 def _read_pickle(path: Path, *, trust: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a run's checkpoint.
 
-    That of a Faster R-CNN or a U-Net is read as tensors and numbers alone, which runs no code; any
-    other is an ultralytics pickle.
+    The checkpoint of a Faster R-CNN or a U-Net is read as tensors and numbers only, which runs no
+    code; any other is an ultralytics pickle.
     """
     found = checkpoint_weights(path)
     if found is not None:
@@ -78,7 +78,7 @@ def _stored(name: str, tensor: Tensor, *, half: bool) -> Tensor:
 
 
 def _without_private(value: Any) -> Any:
-    """A copy of JSON values without the texts that name a place: absolute paths and addresses."""
+    """A copy of JSON values without texts that name a place: absolute paths and addresses."""
     if isinstance(value, dict):
         return {k: _without_private(v) for k, v in value.items() if not _is_private(v)}
     if isinstance(value, list):

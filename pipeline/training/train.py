@@ -1,8 +1,9 @@
-"""``spineline pipeline train``: detector, classifier and namer of one dataset by one command.
+"""``spineline pipeline train``: train detector, classifier and level reader on one dataset.
 
-On the CPU the detector is trained by a process of its own, beside the namer and the classifiers,
-which take minutes. One that fails ends the others. Elsewhere it is trained last, so that a mistake
-in the data shows early. Either way each training has as many threads, and gives the same weights.
+On the CPU, the detector is trained in its own process, in parallel with the level reader and the
+classifiers, which take minutes. A failure of one stops the others. Elsewhere, it is trained last,
+so that an error in the data shows early. In both cases, each training has the same number of
+threads and gives the same weights.
 """
 
 from __future__ import annotations
@@ -56,24 +57,25 @@ STAGES: dict[str, type[Training]] = {
     "classifier": ClassifyTrain,
     "detector": DetectTrain,
 }
-"""The networks, in the order of their trainings; a member of the classifier is a stage of its own,
-``classifier/NAME``."""
+"""The networks, in the order of their trainings; each member of the classifier is a separate stage,
+``classifier/NAME``.
+"""
 
 MEMBERS = "members"
-"""Key of the classifier's stage: recipes of `classify train` whose networks answer as one."""
+"""Key of the classifier's stage: recipes of `classify train` whose networks are combined."""
 
 _OWN = ("data", "out", "seed", "device", "resume", "overwrite", "trust")
-"""Keys that the command gives, and no recipe."""
+"""Keys that the command sets, so that a recipe must not."""
 
 _CHECKPOINTS = ("weights/last.pt", "checkpoint.pt")
-"""What a detector's and a classifier's training leave at the end of every epoch."""
+"""Checkpoints that the trainings of detector and classifier write after every epoch."""
 
 Keys = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedPipeline:
-    """What was made.
+    """The output of a run.
 
     Attributes:
         out: the folder written.
@@ -86,11 +88,11 @@ class TrainedPipeline:
     namer: Path
 
     def weights(self) -> str:
-        """What ``weights=`` takes, where no path holds a comma."""
+        """The value of ``weights=``, if no path contains a comma."""
         return f"{self.detector},{self.classifier},{self.namer}"
 
     def words(self) -> str:
-        """Keys of the commands that take weights."""
+        """Arguments for the commands that take weights."""
         if "," not in str(self.out):
             return f"weights={self.weights()}"
         return f"detector={self.detector} classifier={self.classifier} namer={self.namer}"
@@ -130,7 +132,7 @@ def train(settings: PipelineTrain) -> TrainedPipeline:
 
 
 def weights_in(out: Path) -> TrainedPipeline:
-    """What a run that ended well left in its folder."""
+    """The output of a completed run in this folder."""
     names = ("detector", "classifier", "namer")
     return TrainedPipeline(out, *(final_weights(out, name) for name in names))
 
@@ -139,7 +141,7 @@ def load_bundle_recipe(name: str) -> Keys:
     """The keys of each training.
 
     Raises:
-        ConfigError: no such recipe, not a recipe's YAML, or a key that the command gives.
+        ConfigError: no such recipe, not a recipe's YAML, or a key that the command sets.
     """
     recipes = Path(__file__).parent / "recipes"
     best = _read_recipe(recipes / "best.yaml")
@@ -156,9 +158,9 @@ def load_bundle_recipe(name: str) -> Keys:
 
 
 def expanded(recipe: Keys) -> Keys:
-    """The keys by training: those of each member of the classifier are a stage of their own.
+    """The keys by training, with each member of the classifier as a separate stage.
 
-    ``epochs`` is not for a member that is fitted at once.
+    ``epochs`` is left out for a member that is fitted in one step.
 
     >>> keys = {"members": ["lumbar", "lumbar_linear"], "epochs": 2}
     >>> expanded({"classifier": keys})  # doctest: +NORMALIZE_WHITESPACE
@@ -180,7 +182,7 @@ def expanded(recipe: Keys) -> Keys:
 
 
 def _without_missing_members(recipe: Keys) -> Keys:
-    """Leave out the members whose pretrained weights are not installed, and say so."""
+    """Leave out the members whose pretrained weights are not installed, with a warning."""
     keys = recipe["classifier"]
     if MEMBERS not in keys or "weights" in keys:
         return recipe
@@ -198,10 +200,10 @@ def _without_missing_members(recipe: Keys) -> Keys:
 
 
 def check_labels(data: Path, labels: str) -> None:
-    """Refuse a dataset whose boxes are of other classes than the levels.
+    """Refuse a dataset whose box classes are not the levels.
 
     Raises:
-        AnnotationError: says which they are.
+        AnnotationError: names the classes.
     """
     if labels != "level":
         msg = f"data={data}: was converted with labels={labels}; wanted labels=level, the classes"
@@ -209,13 +211,13 @@ def check_labels(data: Path, labels: str) -> None:
 
 
 def check_recipe(settings: PipelineTrain, recipe: Keys) -> Keys:
-    """Refuse, before anything is trained, what a training would refuse by itself.
+    """Refuse, before anything is trained, whatever a training would refuse later.
 
     Returns:
-        what decides each training, with all keys resolved.
+        All resolved keys that determine each training.
 
     Raises:
-        ConfigError: says the recipe and the stage.
+        ConfigError: names the recipe and the stage.
     """
     found = {}
     for stage, keys in expanded(recipe).items():
@@ -232,7 +234,7 @@ def check_recipe(settings: PipelineTrain, recipe: Keys) -> Keys:
 
 
 def can_go_on(run: Path) -> bool:
-    """Whether a training ended an epoch in this run folder; without one it must begin anew."""
+    """Whether a training in this run folder completed an epoch, so that it can be resumed."""
     return any((run / name).is_file() for name in _CHECKPOINTS)
 
 
@@ -261,10 +263,10 @@ def _read_recipe(path: Path) -> Keys:
 
 
 def _check_members(path: Path, stage: str, keys: Mapping[str, Any]) -> None:
-    """Refuse members that are no list of recipes, each once, or are of another stage.
+    """Refuse members that are not a list of distinct recipes, or belong to another stage.
 
     Raises:
-        ConfigError: says what was found.
+        ConfigError: names what was found.
     """
     if MEMBERS not in keys:
         return
@@ -295,7 +297,7 @@ def training_of(settings: PipelineTrain, stage: str, keys: Mapping[str, Any]) ->
 
 
 def check_data(settings: PipelineTrain) -> str:
-    """The SHA-256 of the data's annotations, wherever the dataset lies.
+    """The SHA-256 of the data's annotations, independent of the dataset's location.
 
     Raises:
         AnnotationError: the data cannot be read, or its classes are not the levels.
@@ -310,7 +312,7 @@ def check_data(settings: PipelineTrain) -> str:
 
 
 def resolved_training(training: DetectTrain | ClassifyTrain) -> dict[str, Any]:
-    """What decides a training: its recipe with all keys resolved, and the keys beside it.
+    """Everything that determines a training: its recipe with all keys resolved, and other keys.
 
     Raises:
         ConfigError: a recipe, an architecture or a combination that cannot work.
@@ -327,15 +329,15 @@ def resolved_training(training: DetectTrain | ClassifyTrain) -> dict[str, Any]:
 
 
 def classify_recipe(training: ClassifyTrain) -> Recipe:
-    """The recipe of a classifier's training, with the keys that beat it."""
+    """The recipe of a classifier's training, with the keys that override it."""
     return load_recipe(training.hyp or "report", overrides_of(training))
 
 
 def _as_begun(settings: PipelineTrain, recipe: Keys, data: str) -> PipelineTrain:
-    """A run that goes on has the recipe, the seed and the data that it began with.
+    """Check that a resumed run has its original recipe, seed and data.
 
     Raises:
-        ConfigError: it is given another, or there is no such run.
+        ConfigError: one of them differs, or there is no such run.
     """
     record = settings.out / "run.yaml"
     try:
@@ -364,12 +366,12 @@ def _network(stage: str) -> str:
 
 
 def final_weights(out: Path, stage: str) -> Path:
-    """The weights that a stage leaves."""
+    """The final weights of a stage."""
     return out / f"{stage}.safetensors"
 
 
 def _run_stages(settings: PipelineTrain, recipe: Keys) -> None:
-    """Train all; the detector beside the others where that is faster."""
+    """Train all stages; the detector in parallel with the others if that is faster."""
     stages = expanded(recipe)
     detector = {"detector": stages.pop("detector")}
     on_cpu = device_name(settings.device) == "cpu"
@@ -382,7 +384,7 @@ def _run_stages(settings: PipelineTrain, recipe: Keys) -> None:
 
 
 def _run_light(settings: PipelineTrain, recipe: Keys, stages: Keys) -> None:
-    """Train the namer and the classifiers; the latter are put into one file."""
+    """Train the level reader and the classifiers; the latter are combined in one file."""
     members = recipe["classifier"].get(MEMBERS)
     with _one_thread(settings):
         if members is not None and recipe["classifier"].get("weights") is not None:
@@ -399,7 +401,7 @@ def _run_light(settings: PipelineTrain, recipe: Keys, stages: Keys) -> None:
 
 @contextmanager
 def _one_thread(settings: PipelineTrain) -> Iterator[None]:
-    """One thread on the CPU: what is small is not faster by more, and the numbers stay the same."""
+    """Use one thread on the CPU: more do not speed up small networks, and would change digits."""
     threads = torch.get_num_threads()
     if device_name(settings.device) == "cpu":
         torch.set_num_threads(1)
@@ -410,7 +412,7 @@ def _one_thread(settings: PipelineTrain) -> Iterator[None]:
 
 
 def run_stages(settings: PipelineTrain, stages: Keys) -> None:
-    """Train one after the other what is not there yet."""
+    """Train the stages that are not trained yet, one after the other."""
     for stage, keys in stages.items():
         _run_stage(settings, stage, training_of(settings, stage, keys))
 
@@ -430,7 +432,7 @@ def _run_stage(settings: PipelineTrain, stage: str, training: Training) -> None:
 
 
 def _train(training: Training) -> Path:
-    """Train, and give the weights of the last epoch."""
+    """Train, and return the weights of the last epoch."""
     if isinstance(training, NamingTrain):
         return namer_train.train(training).weights
     if isinstance(training, ClassifyTrain):

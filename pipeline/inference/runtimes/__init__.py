@@ -1,1 +1,1 @@
-"""What runs the networks: torch, or ONNX Runtime and OpenVINO by graphs of the weights."""
+"""Runtimes of the networks: torch, or ONNX Runtime and OpenVINO with graphs of the weights."""

@@ -19,13 +19,13 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
 
 def chosen_runtime(settings: ModelSettings, bundle: Bundle) -> Runtime:
-    """What runs the networks of a bundle.
+    """The runtime for the networks of a bundle.
 
-    By ``runtime=auto`` that is ONNX Runtime where all weights have graphs in the registry and the
-    device is the CPU, else torch; for an exported folder, what it was exported for.
+    With ``runtime=auto``, it is ONNX Runtime if all weights have graphs in the registry and the
+    device is the CPU, else torch. For an exported folder, it is the one it was exported for.
 
     Raises:
-        ConfigError: a runtime that does not go with the device, or with an exported folder.
+        ConfigError: a runtime that does not fit the device, or an exported folder.
         WeightsError: a graph of the registry is missing or altered.
     """
     wanted = settings.runtime

@@ -1,6 +1,6 @@
-"""Graphs of weights: those that come with the registry, and those made once for other weights.
+"""Graphs of weights: those in the registry, and those made once for other weights.
 
-A graph is what ONNX Runtime and OpenVINO run weights by, see `spineline.datasets.networks.graphs`.
+ONNX Runtime and OpenVINO run weights by their graphs, see `spineline.datasets.networks.graphs`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from spineline.weights.registry import is_pickle
 def graphs_of(weights: WeightsFile, task: Task) -> list[bytes]:
     """The graph of each network in a weights file.
 
-    Those of weights outside the registry are made by torch and kept in the user's cache, where it
-    can be written to, under the SHA-256 of the weights and the version of spineline.
+    For weights outside the registry, torch makes the graphs. They are stored in the user's cache,
+    if it is writable, under the SHA-256 of the weights and the version of spineline.
 
     Raises:
         ConfigError: a pickle, a network that has no graph, or a package to make it is missing.

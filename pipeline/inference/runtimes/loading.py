@@ -1,4 +1,4 @@
-"""Networks loaded by their graphs, for ONNX Runtime or OpenVINO to run; no torch is imported."""
+"""Networks loaded by their graphs, for ONNX Runtime or OpenVINO, without importing torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Runner:
     threads: int
 
     def sessions(self, file: WeightsFile, task: Task) -> tuple[dict[str, Any], list[Session]]:
-        """What a weights file says of itself, and its networks."""
+        """The metadata of a weights file, and its networks."""
         graphs = graphs_of(file, task)
         metadata = read_metadata(file.path)
         tensors = read_tensors(file.path.read_bytes(), str(file.path))
@@ -83,7 +83,7 @@ def load_by_graphs(bundle: Bundle, form: Form, threads: int) -> ExportedModels:
 
 
 def _classifier(runner: _Runner, file: WeightsFile) -> ExportedClassifier | CombinedClassifier:
-    """The classifier of a weights file, or those that answer as one."""
+    """The classifier of a weights file, or its combined classifiers."""
     said, sessions = runner.sessions(file, "classify")
     if "combined" not in said:
         return described_classifier(said, sessions[0])

@@ -1,1 +1,1 @@
-"""The slices of a study that are looked at, and how what they show is joined."""
+"""The slices of a study to read, and how their findings are joined."""

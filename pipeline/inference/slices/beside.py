@@ -1,4 +1,4 @@
-"""Which slices are looked at beside the chosen one, told from headers alone.
+"""The slices to read beside the chosen one, selected from headers alone.
 
 Distances are in mm along the normal of the chosen slice.
 """
@@ -29,9 +29,9 @@ class Beside:
     """Slices beside the chosen one, the nearest first.
 
     Attributes:
-        near: those that are always looked at.
-        far: those that are looked at where the others leave a doubt.
-        t1: the slice of a T1 series that lies nearest to the chosen one, or none.
+        near: always read.
+        far: read if the others leave a doubt.
+        t1: the slice of a T1 series nearest to the chosen one, or none.
     """
 
     near: tuple[SliceHeader, ...] = ()
@@ -40,10 +40,10 @@ class Beside:
 
 
 def slices_beside(choice: Choice, slices: SliceCount) -> Beside:
-    """The slices to look at beside the one of a choice.
+    """The slices to read beside the one of a choice.
 
-    ``auto`` takes two, and four where the stack's geometry is in doubt: slices without positions,
-    uneven gaps, an oblique stack. A number takes that many less one.
+    ``auto`` takes two, and four if the stack's geometry is in doubt: slices without positions,
+    uneven gaps, or an oblique stack. A number takes one less than that.
     """
     stack = _by_distance(choice)
     even = bool(choice.neighbours)
@@ -81,7 +81,7 @@ def _distance(header: SliceHeader, chosen: SliceHeader) -> float:
 
 
 def _spaced(stack: Distances) -> Distances:
-    """Slices that lie a step or more from the chosen one, and from each other."""
+    """Slices at least a step away from the chosen one, and from each other."""
     kept: Distances = []
     for distance, header in stack:
         taken = [0.0, *(place for place, _ in kept)]
@@ -91,7 +91,7 @@ def _spaced(stack: Distances) -> Distances:
 
 
 def _is_odd(choice: Choice, stack: Sequence[tuple[float, SliceHeader]]) -> bool:
-    """Whether the stack's geometry leaves in doubt that its middle is the patient's."""
+    """Whether the stack's geometry makes it doubtful that its middle is the patient's."""
     normal = choice.slice.normal
     if not choice.neighbours or normal is None:
         return True

@@ -1,21 +1,21 @@
-"""Several looks at one spine, joined: its places and names by all of them, its grades on the best.
+"""Several slices of one spine, joined: places and names from all of them, grades on the best.
 
-The frame chosen by its headers is looked at first. On the slices beside it the levels are read
-along the spine found there, which costs little, and bears its names out or not. Where that leaves a
-doubt (levels are missing, the naming is not sure, slices name it otherwise, the spine is a poor
-one), the slices are searched for spines of their own, then the T1 of the same place, then slices
-further off. What the detector offers on all of them, moved to the best slice through the patient's
-coordinates, is decoded there as one: what one slice does not show stands on its neighbour.
+The frame chosen by its headers is analysed first. On the slices beside it, the levels are read
+along its spine, which costs little, and confirms its names or not. There is a doubt if levels are
+missing, the naming is uncertain, slices disagree on the names, or the spine's score is low. Then
+the detector also runs on these slices, on the T1 of the same place, and on slices further away. The
+candidates of all slices, mapped to the best slice through patient coordinates, are decoded there
+together: a level that one slice does not show may be visible on its neighbour.
 
-Two looks name the same places where structures of one kind lie at one place in the patient. What
-they say of the whole naming is pooled by the mean of the logs of its probabilities, each weighted
-by the score of its chain. The mean, not the sum: slices of one spine err together. So slices that
-agree leave the probability as it is, and one that names the spine otherwise lowers it.
+Two slices name the same places if structures of one kind lie at one place in the patient. Their
+probabilities of the whole naming are pooled by the mean of their logs, weighted by the scores of
+the chains. It is the mean, not the sum, because errors on slices of one spine are correlated. So
+slices that agree leave the probability unchanged, and one that disagrees lowers it.
 
-On five slices each of 28 spines of another scanner, a slice beside the middle one that was taken
-for any higher score was no better than that: it must have more levels, or `_MARGIN` more. Of those
-looked at alone 16 left a doubt; decoding three slices as one put 0.72 of their levels within 12 px
-instead of 0.63. Where there was no doubt it changed nothing for the better.
+On five slices each of 28 spines of another scanner, replacing the middle slice by a neighbour with
+any higher score gave no improvement. So a neighbour must have more levels, or a score higher by
+`_MARGIN`. Of these spines, 16 were doubtful by one slice; joint decoding of three slices put 0.72
+of their levels within 12 px instead of 0.63. Without a doubt, it improved nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LookRole = Literal["slice", "reading", "series"]
 
 
 class Finder(Protocol):
-    """Finds the spine of an image, among candidates where these are known."""
+    """Finds the spine of an image, among candidates if they are known."""
 
     def __call__(  # noqa: D102
         self, *, image: PixelArray, candidates: Candidates | None = None
@@ -63,13 +63,13 @@ class Finder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SliceLook:
-    """One image, and the spine as it shows it.
+    """One image and its spine.
 
     Attributes:
         frame: the image.
-        spine: in its own coordinates.
-        role: ``slice`` of the series in use, searched for a spine; ``reading`` of one along the
-            spine of another; image of another ``series``.
+        spine: in the image's own coordinates.
+        role: ``slice``: of the series in use, analysed by the detector; ``reading``: read along the
+            spine of another slice; ``series``: an image of another series.
     """
 
     frame: Frame
@@ -79,14 +79,14 @@ class SliceLook:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The slice to grade, and its spine named by all looks.
+    """The slice to grade, and its spine, named by all slices.
 
     Attributes:
         frame: with the warnings and notes of the choice.
         spine: in its coordinates.
-        seen: what was looked at; None where this one image was to be.
-        alone: what the detector offers on that slice alone, where its spine was decoded among
-            what all slices offer.
+        seen: what was read; None if only this image was to be.
+        alone: the detector's candidates on that slice alone, if its spine was decoded among those
+            of all slices.
     """
 
     frame: Frame
@@ -96,22 +96,22 @@ class Joined:
 
     @property
     def offered(self) -> Candidates:
-        """What the detector offers on the slice that is graded, and on no other."""
+        """The detector's candidates on the graded slice only."""
         return self.spine.candidates if self.alone is None else self.alone
 
 
 def look_around(
     frame: Frame, spine: DecodedSpine, find: Finder, *, sure: float, read: Finder | None = None
 ) -> Joined:
-    """Look at what surrounds a frame, and join what it says.
+    """Analyse the surroundings of a frame, and join the findings.
 
     Args:
         frame: the one chosen by its headers.
         spine: found in it.
         find: finds the spine of an image.
-        sure: a naming less probable leaves a doubt.
-        read: reads the levels of an image along a spine found in another; None where there is no
-            level reader: all slices are then searched for spines of their own.
+        sure: a naming with a lower probability leaves a doubt.
+        read: reads the levels of an image along a spine found in another; None without a level
+            reader: the detector then runs on all slices.
     """
     if frame.around is None:
         return Joined(frame, spine)
@@ -139,7 +139,7 @@ def look_around(
 
 
 def joined_naming(namings: Sequence[tuple[Naming, int, float]]) -> Naming:
-    """The first naming, as sure as all of them make it.
+    """The first naming with the pooled probability of all.
 
     >>> sure = Naming(0.9, (Rival(-2, 0.01), Rival(-1, 0.04), Rival(1, 0.04), Rival(2, 0.01)))
     >>> round(joined_naming([(sure, 0, 1.0), (sure, 0, 1.0)]).probability, 3)
@@ -148,8 +148,8 @@ def joined_naming(namings: Sequence[tuple[Naming, int, float]]) -> Naming:
     0.66
 
     Args:
-        namings: each with the rungs by which it names the same places lower than the first does,
-            and its weight, above 0.
+        namings: each with the number of vertebrae by which it names the same places lower than the
+            first, and its weight, above 0.
     """
     weights = [weight for _, _, weight in namings]
     pooled = [
@@ -161,7 +161,7 @@ def joined_naming(namings: Sequence[tuple[Naming, int, float]]) -> Naming:
 
 
 def rungs_lower(one: SliceLook, other: SliceLook) -> int | None:
-    """Rungs by which ``other`` names the places of ``one`` lower; None where few are the same."""
+    """By how many vertebrae ``other`` names the places of ``one`` lower; None if few coincide."""
     mine, its = one.spine.structures, other.spine.structures
     if not mine or not its:
         return None
@@ -203,7 +203,7 @@ def _best_series(first: SliceLook, find: Finder) -> tuple[SliceLook, list[SliceL
 def _glances(
     first: SliceLook, near: Sequence[Frame], find: Finder, read: Finder | None
 ) -> Iterator[SliceLook]:
-    """What the slices beside the first say of the spine that was found in it."""
+    """Readings of the slices beside the first, along the spine found in it."""
     for frame in near:
         if read is None:
             yield SliceLook(frame, find(image=frame.image))
@@ -214,7 +214,7 @@ def _glances(
 
 
 def _searched(look: SliceLook, find: Finder) -> SliceLook:
-    """The look, with a spine of its own where levels were read along that of another."""
+    """The look with its own spine, if its levels were read along that of another."""
     return SliceLook(look.frame, find(image=look.frame.image)) if look.role == "reading" else look
 
 
@@ -232,7 +232,7 @@ def _read(frame: Frame, beside: Sequence[Frame | Unread]) -> tuple[list[Frame], 
 
 
 def _in_doubt(looks: Sequence[SliceLook], sure: float) -> bool:
-    """Whether the names of the first look are less than sure, or others name it otherwise."""
+    """Whether the first look's names are uncertain, or others disagree."""
     compared = _compared(looks[0], looks)
     if looks[0].spine.naming is None or any(lower for _, lower in compared):
         return True
@@ -242,7 +242,7 @@ def _in_doubt(looks: Sequence[SliceLook], sure: float) -> bool:
 def _joined(
     first: SliceLook, graded: SliceLook, looks: Sequence[SliceLook], notes: Sequence[Remark]
 ) -> Joined:
-    """The slice to grade under the names that all looks together leave it."""
+    """The slice to grade, with the names that all looks together support."""
     compared = _compared(graded, looks)
     naming = graded.spine.naming and _naming_of(compared)
     frame = replace(
@@ -272,7 +272,7 @@ def _graded(looks: Sequence[SliceLook]) -> SliceLook:
 
 
 def _decoded_as_one(graded: SliceLook, looks: Sequence[SliceLook], find: Finder) -> SliceLook:
-    """The slice with what is offered on all others too, where that is worth more than its own."""
+    """The slice with the candidates of all others too, if that scores higher than its own."""
     moved = (_moved_candidates(each.spine.candidates, each.frame, graded.frame) for each in looks)
     offered = [candidates for candidates in moved if candidates is not None]
     if len(offered) < 2:
@@ -294,7 +294,7 @@ def _decoded_note(alone: SliceLook, graded: SliceLook, count: int) -> Remark:
 
 
 def _best(looks: Sequence[SliceLook], first: SliceLook, margin: float = _MARGIN) -> SliceLook:
-    """The look with the most levels, then with the best score, the first one having more."""
+    """The look with the most levels, then with the best score, with a margin for the first one."""
 
     def worth(look: SliceLook) -> tuple[int, float]:
         return len(look.spine.structures), look.spine.score + margin * (look is first)
@@ -303,7 +303,7 @@ def _best(looks: Sequence[SliceLook], first: SliceLook, margin: float = _MARGIN)
 
 
 def _compared(one: SliceLook, looks: Sequence[SliceLook]) -> list[tuple[SliceLook, int]]:
-    """The looks whose names can be compared, that one first, with the rungs they are lower by."""
+    """The looks whose names can be compared, that one first, with the shift of their names."""
     found = [(one, 0)]
     for look in looks:
         lower = None if look is one or look.spine.naming is None else rungs_lower(one, look)
@@ -313,7 +313,7 @@ def _compared(one: SliceLook, looks: Sequence[SliceLook]) -> list[tuple[SliceLoo
 
 
 def _naming_of(compared: Sequence[tuple[SliceLook, int]]) -> Naming:
-    """The naming of the first look by all that were searched for a spine of their own."""
+    """The naming of the first look, pooled over all looks analysed by the detector."""
     weights = _weights(compared)
     return joined_naming(
         [
@@ -325,19 +325,19 @@ def _naming_of(compared: Sequence[tuple[SliceLook, int]]) -> Naming:
 
 
 def _weights(compared: Sequence[tuple[SliceLook, int]]) -> list[float]:
-    """The share of each look's score in the best one: a poor chain says little of its names."""
+    """The share of each look's score in the best one, so that poor chains count less."""
     scores = [max(look.spine.score, _LEAST_SHARE) for look, _ in compared]
     return [max(score / max(scores), _LEAST_SHARE) for score in scores]
 
 
 def _log_of(naming: Naming, shift: int) -> float:
-    """Log of the share of a naming ``shift`` rungs lower; beyond those known, of the least."""
+    """Log probability of a naming ``shift`` vertebrae lower; the lowest if it is unknown."""
     shares = {0: naming.probability, **{r.shift: r.probability for r in naming.rivals}}
     return math.log(max(shares.get(shift, min(shares.values())), _LEAST_SHARE))
 
 
 def _disagreement(compared: Sequence[tuple[SliceLook, int]]) -> list[Remark]:
-    """A warning where sound looks name the places of the one that is graded otherwise."""
+    """A warning if sound looks name the places of the graded one differently."""
     weights = zip(compared, _weights(compared), strict=True)
     lower = [rungs for (_, rungs), weight in weights if weight >= _SOUND]
     others = [rungs for rungs in lower if rungs]
@@ -354,7 +354,7 @@ def _disagreement(compared: Sequence[tuple[SliceLook, int]]) -> list[Remark]:
 
 
 def _notes_of(first: SliceLook, graded: SliceLook) -> tuple[Remark, ...]:
-    """The notes of the choice, the first of which says which slice is graded."""
+    """The notes of the choice, of which the first names the graded slice."""
     notes = first.frame.notes
     if graded.frame is first.frame or not notes:
         return notes
@@ -383,9 +383,9 @@ def _is_of(note: Remark, frame: Frame) -> bool:
 
 
 def _moved(points_xy: FloatArray, origin: Frame, to: Frame) -> FloatArray | None:
-    """(N, 2) points of one frame where they lie in another, or None where that is not known.
+    """(N, 2) points of one frame mapped to another, or None if the mapping is unknown.
 
-    Without geometry, slices of one series and size lie behind each other.
+    Without geometry, slices of the same series and size are assumed to be aligned.
     """
     one, other = origin.header, to.header
     if one is None or other is None:

@@ -1,8 +1,8 @@
-"""Codes of the DICOM outputs: SNOMED CT and DCM where they have one, else the scheme 99SPINELINE.
+"""Codes of the DICOM outputs: SNOMED CT and DCM where available, else the scheme 99SPINELINE.
 
-Vertebrae are those of DICOM's context group 7603, discs those of 7604 (PS3.16, edition of the
-codes that pydicom carries). Grades beyond normal have a code of our own: SNOMED CT names disc
-disease by cause and by side effects, and a code that nearly fits would say something else.
+Vertebrae have the codes of DICOM's context group 7603, discs those of 7604 (PS3.16, edition of the
+codes in pydicom). Grades beyond normal have private codes: SNOMED CT names disc disease by cause
+and by side effects, and an approximate code would state something else.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SITES: dict[str, Code] = {
     "L5": Code("49668003", "SCT", "L5 vertebra"),
     "L5-S1": Code("715056000", "SCT", "L5/S1 disc"),
 }
-"""Where a structure lies, by level."""
+"""The anatomical site of each level."""
 
 KIND_CODES: dict[Kind, Code] = {
     "disc": Code("360499006", "SCT", "Intervertebral disc"),
     "vertebra": Code("51282000", "SCT", "Vertebra"),
 }
-"""What a structure is."""
+"""The code of each kind of structure."""
 
 LUMBAR_SPINE = Code("122496007", "SCT", "Lumbar spine")
 _NORMAL = Code("17621005", "SCT", "Normal")
@@ -51,7 +51,7 @@ FINDINGS: tuple[Code, ...] = (
     Code("disc-v4", PRIVATE_SCHEME, "Disc extrusion (v4)"),
     SCHMORLS_NODE,
 )
-"""What is found, by the report's seven-class code."""
+"""The finding of each seven-class code."""
 
 NO_STRUCTURE = Code("no-structure", PRIVATE_SCHEME, "No vertebra or disc was found")
 SCHMORL_PROBABILITY = Code("v5-probability", PRIVATE_SCHEME, "Probability of Schmorl's node")
@@ -78,13 +78,13 @@ IMAGING = Code("363679005", "SCT", "Imaging procedure")
 
 
 def finding_of(code: int, kind: Kind) -> Code:
-    """The finding behind a seven-class code.
+    """The finding of a seven-class code.
 
     >>> finding_of(3, "disc").meaning, finding_of(0, "vertebra").meaning
     ('Disc bulging (v2)', 'Normal')
 
     Raises:
-        ValueError: the code is none of this kind's.
+        ValueError: the code does not belong to this kind.
     """
     if not 0 <= code < len(FINDINGS) or KIND_OF_SEVEN[code] != kind:
         msg = f"seven-class code {code} is none of a {kind}'s"

@@ -1,7 +1,7 @@
 """``to=pr``: ``overlay.pr.dcm``, a presentation state that draws the result over the source image.
 
-Boxes, points and labels lie on the stored instance itself, in layers of discs, vertebrae and notes
-that a viewer can switch off. The window is the source's, or by percentile where it has none.
+Boxes, points and labels refer to the stored instance itself, in layers of discs, vertebrae and
+notes that a viewer can switch off. The window is the source's, or by percentile if it has none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _GREYS = 256
 def write_presentation_state(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``overlay.pr.dcm`` of a study with a DICOM source.
 
-    A colour image has no greyscale presentation state: it is warned of and left out.
+    A colour image has no greyscale presentation state: it is skipped with a warning.
 
     Raises:
         SpinelineError: the source cannot be read again, or the folder cannot be written to.
@@ -63,9 +63,9 @@ def presentation_state_of(
     """A result as a Grayscale Softcopy Presentation State of its source instance.
 
     Args:
-        source: the instance that the result speaks of.
+        source: the instance that was analysed.
         analysis: what to draw.
-        doubtful: labels of structures below this confidence carry a question mark.
+        doubtful: labels of structures below this confidence get a question mark.
 
     Raises:
         NotRepresentableError: a colour image, or one whose values go through a table.
@@ -99,10 +99,10 @@ def presentation_state_of(
 
 
 def _image(source: SourceInstance) -> Dataset:
-    """The source as highdicom looks at it, without what it would read wrongly or not at all."""
+    """The source as highdicom needs it, without elements that it would misread or cannot read."""
     image = Dataset()
     image.update(source.dataset)
-    # Of an enhanced class it asks for the groups, which files of one image may lack.
+    # highdicom requires functional groups of enhanced classes, which files of one image may lack.
     image.SharedFunctionalGroupsSequence = [Dataset()]
     image.PerFrameFunctionalGroupsSequence = [Dataset() for _ in range(source.header.frames)]
     return image
@@ -151,10 +151,10 @@ def _annotations(
 def _text(
     source: SourceInstance, structure: GradedStructure, label: str, beside: bool
 ) -> pr.TextObject:
-    """The label right of the box, or left of it where there is more room; else at the point.
+    """The text right of the box, or left of it where there is more space; else at the point.
 
-    A viewer that turns the image keeps the text upright, and boxes of text side by side would then
-    lie over each other: ``beside`` is false for an image stored lying.
+    A viewer that rotates the image keeps the text upright, so texts beside boxes would overlap.
+    ``beside`` is therefore false for an image stored lying down.
     """
     x, y = (float(v) for v in to_graphic(structure.point_xy, source)[0])
     if not beside:
@@ -179,7 +179,7 @@ def _text(
 
 @dataclass(frozen=True, slots=True)
 class _Greys:
-    """How stored values become greys: the rescaling, then the window over what comes of it."""
+    """The mapping from stored values to greys: the rescaling, then the window."""
 
     slope: float
     intercept: float
@@ -198,14 +198,14 @@ class _Greys:
 
 
 def _greys_of(source: SourceInstance) -> _Greys:
-    """The source's rescaling and first window, or a window by percentile."""
+    """The source's rescaling and first window, or a percentile window."""
     rescaling = rescaling_of(source.raw, source.header.frame)
     centers, widths = source.numbers("WindowCenter"), source.numbers("WindowWidth")
     if centers and widths and widths[0] >= 1:
         function = source.text("VOILUTFunction")
         known = function if function in _FUNCTIONS else None
         return _Greys(*rescaling, centers[0], widths[0], known)
-    # A window comes before what makes bright of dark.
+    # The window applies before the inversion.
     pixels = read_pixels(source.header, invert=False)
     low, high = (float(v) for v in np.percentile(pixels, (0.5, 99.5)))
     place = (low + high) / 2 + 0.5, max(high - low + 1, 1.0)
@@ -213,10 +213,10 @@ def _greys_of(source: SourceInstance) -> _Greys:
 
 
 def _transformations(source: SourceInstance) -> dict[str, Any]:
-    """The rescaling and the window, as highdicom takes them.
+    """The rescaling and the window, in the form that highdicom takes.
 
-    Some viewers round rescaled values to whole numbers (DCMTK does): where a window would hold
-    too few of them, it is given for the stored values, and these are left as they are.
+    Some viewers, such as those of DCMTK, round rescaled values to whole numbers. If a window would
+    then hold too few values, it is given for stored values, without a rescaling.
     """
     greys, unit = _greys_of(source), source.text("RescaleType")
     unit = unit if 0 < len(unit) <= 64 and unit.isascii() else "US"
@@ -225,7 +225,7 @@ def _transformations(source: SourceInstance) -> dict[str, Any]:
         greys, unit = greys.of_stored_values(), "US"
     modality = ModalityLUTTransformation(greys.intercept, greys.slope, unit)
     window = pr.SoftcopyVOILUTTransformation(
-        # As lists: highdicom writes the letters of a bare explanation one by one.
+        # As lists: highdicom writes a plain explanation letter by letter.
         [greys.center],
         [greys.width],
         [greys.explanation] if greys.explanation else None,
@@ -238,9 +238,9 @@ def _transformations(source: SourceInstance) -> dict[str, Any]:
 
 
 def _set_area(state: Dataset, source: SourceInstance) -> None:
-    """Physical shape of the pixels, and the frame that is spoken of."""
+    """Set the displayed area: the physical shape of the pixels, and the frame."""
     for area in state.DisplayedAreaSelectionSequence:
-        if "PixelOriginInterpretation" in area:  # for tiled images alone
+        if "PixelOriginInterpretation" in area:  # only for tiled images
             del area.PixelOriginInterpretation
         if source.header.spacing_rc_mm is not None:
             area.PresentationPixelSpacing = [f"{v:.10g}" for v in source.header.spacing_rc_mm]

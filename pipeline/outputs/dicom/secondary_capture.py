@@ -1,6 +1,7 @@
 """``to=sc``: ``overlay.sc.dcm``, the overlay as a secondary capture that every viewer shows.
 
-Below the overlay stands what it is good for, in the pixels: few viewers show what a header says.
+A note on the intended use is part of the pixels below the overlay, because few viewers show it from
+a header.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _RESEARCH_USE = "RESEARCH USE ONLY, not for diagnosis"
 _GUESS = "LEVELS ARE A GUESS"
 _FORCED = "FORCED: this is not a sagittal T2 image of a lumbar spine; do not rely on it"
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_TEXT_SIZE = 900  # pixels of width for which letters have their natural size
+_TEXT_SIZE = 900  # width in pixels at which letters have their natural size
 _STRAIGHT = ("P", "F")
-_DIRECTIONS = (("L", "R"), ("P", "A"), ("H", "F"))  # towards more and less of x, y, z
+_DIRECTIONS = (("L", "R"), ("P", "A"), ("H", "F"))  # towards decreasing and increasing x, y, z
 
 
 def write_secondary_capture(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
@@ -59,7 +60,7 @@ def secondary_capture_of(
     """A picture as a Secondary Capture Image of the source's study.
 
     Args:
-        source: the instance that is drawn upon.
+        source: the instance shown in the picture.
         analysis: what is drawn.
         picture: uint8 (h, w, 3) RGB.
     """
@@ -69,7 +70,7 @@ def secondary_capture_of(
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        patient_orientation=_STRAIGHT,  # it takes no more than a letter each
+        patient_orientation=_STRAIGHT,  # it accepts only one letter each
         study_instance_uid=source.header.study_uid,
         **identity("sc", source, result),
     )
@@ -84,7 +85,7 @@ def secondary_capture_of(
     made.DerivationDescription = "; ".join([said, *forced, *doubt_words(result), *guess])
     if source.text("BurnedInAnnotation") == "YES":
         made.BurnedInAnnotation = "YES"
-    elif "burned_in_text" not in codes_of(result.warnings):  # nothing is said on a suspicion
+    elif "burned_in_text" not in codes_of(result.warnings):  # a mere suspicion is not stated
         made.BurnedInAnnotation = "NO"
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.header.sop_class_uid
@@ -98,7 +99,7 @@ def secondary_capture_of(
 
 
 def _notes(result: StudyResult) -> list[str]:
-    """What a reader of the picture has to know before all else."""
+    """The notes that a reader of the picture must see."""
     notes = [_RESEARCH_USE]
     if result.forced:
         notes.append(_FORCED)
@@ -108,7 +109,7 @@ def _notes(result: StudyResult) -> list[str]:
 
 
 def _band(width: int, notes: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """A dark band as wide as a picture with notes on it, in as many lines as they take.
+    """A dark band as wide as a picture, with notes on as many lines as needed.
 
     Returns:
         uint8 (h, width, 3) RGB.
@@ -135,7 +136,7 @@ def _pixels(png: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _directions(analysis: Analysis) -> tuple[str, str] | None:
-    """Where rows and columns of the upright picture run to; None without orientation."""
+    """The directions of rows and columns of the upright picture; None without orientation."""
     header, turn = analysis.frame.header, analysis.frame.turn
     if header is None or header.orientation is None:
         return None
@@ -148,7 +149,7 @@ def _directions(analysis: Analysis) -> tuple[str, str] | None:
 
 
 def _letters(direction: npt.NDArray[np.float64]) -> str:
-    """The main direction first, then others that count for more than a tenth of it (C.7.6.1.1.1).
+    """The main direction first, then others above a tenth of it (PS3.3 C.7.6.1.1.1).
 
     >>> _letters(np.array([0.0, 0.9, -0.3]))
     'PF'

@@ -1,12 +1,12 @@
-"""What all DICOM outputs share: the source instance they point at, their identity, their bytes.
+"""What all DICOM outputs share: their source instance, their identity, and their bytes.
 
-Pixels of a result have their origin at the centre of the top left pixel; DICOM's spatial
-coordinates (PS3.3 C.18.6.1.2) and graphic annotations in PIXEL units (C.10.5) have it at that
-pixel's top left corner, so half a pixel is added (`to_graphic`).
+Pixels of a result have their origin at the centre of the top left pixel. DICOM has it at that
+pixel's top left corner, both for spatial coordinates (PS3.3 C.18.6.1.2) and for graphic annotations
+in PIXEL units (C.10.5). So half a pixel is added (`to_graphic`).
 
-Nothing is invented and nothing is a time of today: patient and study come from the source, dates of
-the content are the source's (`NO_DATE` where it has none), UIDs follow from the source instance and
-the result. The same study and weights give the same bytes.
+No value is invented, and none depends on the current time. Patient and study come from the source,
+dates of the content too (`NO_DATE` if it has none), and UIDs are derived from the source instance
+and the result. The same study and weights give the same bytes.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
 
 NO_DATE = "19000101"
-"""Date of contents whose source has no date at all; an SR document has to have one."""
+"""Content date if the source has no date at all; an SR document requires one."""
 
 _SERIES_NUMBERS = {"sr": 9001, "pr": 9002, "sc": 9003}
-"""Of each kind of object; four digits follow that tell weights and settings apart."""
+"""Series number prefix of each kind of object; four digits for weights and settings follow."""
 _SINGLE_FRAME = (MRImageStorage, CTImageStorage, SecondaryCaptureImageStorage)
 _KEPT_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040)
 _IMAGE_KEYWORDS = ("BodyPartExamined", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
@@ -67,7 +67,7 @@ _MAY_BE_EMPTY = (
     "StudyDate", "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
 _KEPT_AS_THEY_ARE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-"""What an object is found by: other than the source's, it would belong to nothing."""
+"""Elements that identify an object and must equal the source's."""
 _MOMENTS = ("Content", "Acquisition", "Series", "Study")
 _TIMES_OF_TODAY = (
     "InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture",
@@ -76,20 +76,20 @@ _TIMES_OF_TODAY = (
 
 
 class NotRepresentableError(SpinelineError):
-    """This source instance cannot be pointed at, or shown, by this kind of object."""
+    """This kind of object cannot refer to, or show, this source instance."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceInstance:
-    """The instance that a result speaks of.
+    """The instance that was analysed.
 
     Attributes:
-        dataset: what is passed on of its header: valid elements alone, text in Unicode.
+        dataset: the part of its header that is passed on: valid elements only, text in Unicode.
         raw: the header as read.
         header: the slice.
         frame_number: from 1, of a multi-frame instance; else None.
-        left_empty: keywords of elements whose values break the standard's rules.
-        settings: short hash of what was set for the models, see
+        left_empty: keywords of elements whose values violate the standard.
+        settings: short hash of the model settings, see
             [spineline.pipeline.inference.settings.changed_settings][].
     """
 
@@ -106,7 +106,7 @@ class SourceInstance:
         return None if self.frame_number is None else [self.frame_number]
 
     def numbers(self, keyword: str) -> tuple[float, ...]:
-        """The finite numbers of an element, looked for in the frame's groups first; () without."""
+        """The finite numbers of an element, from the frame's groups first; () if absent."""
         for place in self._places():
             if keyword not in place:
                 continue
@@ -116,13 +116,13 @@ class SourceInstance:
                     value if isinstance(value, (list, pydicom.multival.MultiValue)) else [value]
                 )
                 numbers = tuple(float(v) for v in values)
-            except Exception:  # pydicom raises nearly anything on values that are none
+            except Exception:  # pydicom raises nearly anything on invalid values
                 return ()
             return numbers if np.isfinite(numbers).all() else ()
         return ()
 
     def text(self, keyword: str) -> str:
-        """The text of an element, looked for in the frame's groups first; empty without."""
+        """The text of an element, from the frame's groups first; empty if absent."""
         found = (str(place.get(keyword)) for place in self._places() if place.get(keyword))
         return next(found, "")
 
@@ -139,10 +139,10 @@ class SourceInstance:
 def read_source_instance(header: SliceHeader) -> SourceInstance:
     """Read the header of the instance that a slice comes from.
 
-    Where the data set has no SOP class, that of the file's meta information counts.
+    If the data set has no SOP class, the one in the file's meta information is used.
 
     Raises:
-        NotRepresentableError: its SOP class is absent or does not fit, so that nothing can point at
+        NotRepresentableError: its SOP class is absent or unsuitable, so that nothing can refer to
             it.
         SpinelineError: it can no longer be read.
     """
@@ -179,16 +179,16 @@ def read_source_instance(header: SliceHeader) -> SourceInstance:
 def write_object(
     path: Path, word: str, analysis: Analysis, make: Callable[[SourceInstance], Dataset]
 ) -> None:
-    """Write the DICOM object of a study; one that cannot be made is warned of.
+    """Write the DICOM object of a study; if it cannot be made, there is a warning.
 
     Args:
         path: the file.
-        word: of ``to=``.
-        analysis: what the object says; of a DICOM source.
-        make: the object for a source, without its dates.
+        word: value of ``to=``.
+        analysis: the content of the object; of a DICOM source.
+        make: makes the object for a source, without its dates.
 
     Raises:
-        SpinelineError: the source can no longer be read, the object cannot be made of it, or the
+        SpinelineError: the source can no longer be read, the object cannot be made from it, or the
             folder cannot be written to.
     """
     name, header = analysis.frame.name, analysis.frame.header
@@ -203,7 +203,7 @@ def write_object(
             return
         except SpinelineError:
             raise
-        except Exception as error:  # a header that no rule above foresaw; its values stay unsaid
+        except Exception as error:  # an unforeseen header; its values are not quoted
             msg = (
                 f"{name}: to={word}: cannot be made of this source ({type(error).__name__}); "
                 "leave the format out for it, or export the study again"
@@ -217,10 +217,10 @@ def write_object(
 
 
 def identity(word: str, source: SourceInstance, result: StudyResult) -> dict[str, Any]:
-    """Series and instance of an object, and the equipment that made it, as highdicom takes them.
+    """Series and instance of an object, and its equipment, in the form that highdicom takes.
 
-    Name and number of the series tell apart what other weights or settings made: the name holds the
-    first digits of their hashes, in at most the 64 characters that DICOM allows.
+    Name and number of the series differ between weights and settings. The name contains the first
+    digits of their hashes, within the 64 characters that DICOM allows.
     """
     guess = ", levels are a guess" if result.abstained else ""
     parts: tuple[str, ...] = (
@@ -248,14 +248,14 @@ def identity(word: str, source: SourceInstance, result: StudyResult) -> dict[str
 
 
 def body_part(source: SourceInstance) -> str:
-    """The part of the body that the source names, else the lumbar spine."""
+    """The body part of the source, else the lumbar spine."""
     return str(source.dataset.get("BodyPartExamined") or "LSPINE")
 
 
 def fingerprint(result: StudyResult) -> str:
-    """A hash of all that a result says, in the words of the first layout of ``result.json``.
+    """A hash of the whole result, in the first layout of ``result.json``.
 
-    UIDs follow from it, which stay what they are when the layout changes.
+    UIDs are derived from it, so they do not change with the layout.
     """
     said = result.to_json()
     said |= {"schema": RESULT_SCHEMAS[-1], "warnings": [str(each) for each in result.warnings]}
@@ -263,29 +263,29 @@ def fingerprint(result: StudyResult) -> str:
 
 
 def uid_of(*parts: str) -> str:
-    """A UID that follows from its parts alone."""
+    """A UID derived from its parts only."""
     return str(generate_uid(entropy_srcs=["spineline", *parts]))
 
 
 def to_graphic(points_xy: npt.ArrayLike, source: SourceInstance) -> FloatArray:
-    """(N, 2) pixels as (N, 2) columns and rows of DICOM graphics, cut at the image's edges."""
+    """(N, 2) pixels as (N, 2) columns and rows of DICOM graphics, clipped to the image."""
     points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2) + 0.5
     limits = [float(source.header.columns), float(source.header.rows)]
     return np.clip(points, 0.0, limits)
 
 
 def outline(box_xyxy: npt.ArrayLike, source: SourceInstance) -> FloatArray:
-    """(5, 2) closed outline of a box in DICOM graphics, cut at the image's edges."""
+    """(5, 2) closed outline of a box in DICOM graphics, clipped to the image."""
     left, top, right, bottom = np.asarray(box_xyxy, dtype=np.float64)
     corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
     return to_graphic(corners, source)
 
 
 def moment_of(dataset: Dataset) -> tuple[str, str]:
-    """Date and time of the source's content, acquisition, series or study, the first it has.
+    """Date and time of the source's content, acquisition, series or study, the first available.
 
     Returns:
-        DICOM date and time; `NO_DATE` and midnight where there is none.
+        DICOM date and time; `NO_DATE` and midnight if there is none.
     """
     for name in _MOMENTS:
         date = str(dataset.get(f"{name}Date") or "")
@@ -296,7 +296,7 @@ def moment_of(dataset: Dataset) -> tuple[str, str]:
 
 
 def plain_text(text: str) -> str:
-    """Text on one line that every character set of Unicode can hold."""
+    """Text on one line that every Unicode character set can hold."""
     whole = text.encode("utf-8", "replace").decode("utf-8")
     return " ".join("".join(c if c.isprintable() else " " for c in whole).split())
 
@@ -306,14 +306,14 @@ def _is_passed_on(tag: BaseTag) -> bool:
 
 
 def _cleaned(dataset: Dataset, wanted: Callable[[BaseTag], bool], dropped: list[str]) -> Dataset:
-    """The valid standard elements of a data set, sequences gone through item by item."""
+    """The valid standard elements of a data set; sequences are cleaned item by item."""
     clean = Dataset()
     for tag in sorted(dataset.keys()):
         if not wanted(tag):
             continue
         try:
             clean.add(_valid_element(dataset[tag], dropped))
-        except Exception:  # pydicom raises nearly anything on values that are none
+        except Exception:  # pydicom raises nearly anything on invalid values
             dropped.append(keyword_for_tag(tag) or str(tag))
     return clean
 
@@ -327,7 +327,7 @@ def _valid_element(element: DataElement, dropped: list[str]) -> DataElement:
     if element.is_empty:
         return DataElement(element.tag, element.VR, None)
     values = element.value if element.VM > 1 else [element.value]
-    # As text, names and numbers lose the bytes and the character set that they were read in.
+    # As text, names and numbers lose their original bytes and character set.
     as_text = element.VR in ("PN", "DS", "IS")
     shown = [str(value) if as_text else value for value in values]
     for value in shown:
@@ -336,7 +336,7 @@ def _valid_element(element: DataElement, dropped: list[str]) -> DataElement:
 
 
 def _bytes_of(made: Dataset, source: SourceInstance) -> bytes:
-    """The file of an object, its times replaced by the source's."""
+    """The bytes of an object's file, with its times replaced by the source's."""
     date, time = moment_of(source.dataset)
     for keyword in _TIMES_OF_TODAY:
         if keyword in made:
@@ -358,7 +358,7 @@ def _bytes_of(made: Dataset, source: SourceInstance) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep pydicom and highdicom from quoting values (names included) in remarks."""
+    """Prevent pydicom and highdicom from quoting values (names included) in warnings."""
     logger = logging.getLogger("highdicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,12 +1,12 @@
 """``to=sr``: ``report.sr.dcm``, a structured report by DICOM's template TID 1500.
 
-One measurement group (TID 1410) per structure: finding site by level, kind, finding with its
-probability, the box as image region and the point as its center, the detector's confidence, and
-the algorithm with the hash of its weights. The first measurement names the outline once more, as
-what it is inferred from, and a comment says level and grade in words: OHIF makes its rectangles and
-their labels of these. What holds of the study as a whole (naming, warnings) stands in the container
-of qualitative evaluations. The document is preliminary and unverified, and partial where levels are
-missing.
+Each structure has one measurement group (TID 1410): finding site by level, kind, finding with its
+probability, box as image region, point as center, confidence, and the algorithm with the hash of
+its weights. The first measurement repeats the outline as what it is inferred from, and a comment
+gives level and grade in words: OHIF builds its rectangles and labels from these.
+
+Information on the whole study (naming, warnings) is in the container of qualitative evaluations.
+The document is preliminary and unverified, and partial if levels are missing.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def structured_report_of(
     """A result as a Comprehensive SR document.
 
     Args:
-        source: the instance that the result speaks of.
+        source: the instance that was analysed.
         result: what to report.
         doubtful: structures below this confidence are marked as doubtful.
     """
@@ -106,7 +106,7 @@ def structured_report_of(
 
 
 def _image_library(source: SourceInstance) -> sr.ContainerContentItem:
-    """The images that the report speaks of; some viewers read no report without."""
+    """The image library, without which some viewers read no report."""
     image = sr.ImageContentItem(
         name=code.SOURCE,
         referenced_sop_class_uid=source.header.sop_class_uid,
@@ -126,11 +126,11 @@ def _image_library(source: SourceInstance) -> sr.ContainerContentItem:
 def _group(
     source: SourceInstance, result: StudyResult, structure: GradedStructure, doubtful: float
 ) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
-    """All that is said of one structure."""
+    """The measurement group of one structure."""
     seven, box = structure.seven, outline(structure.box_xyxy, source)
     finding = None if seven is None else code.finding_of(seven.class_index, structure.kind)
-    # The constructor of ImageRegion looks through the tables of the standard for each region; what
-    # it would find does not depend on the region.
+    # The constructor of ImageRegion searches the standard's tables for each region; the outcome
+    # does not depend on the region.
     region = sr.ImageRegion.from_dataset(
         _place(source, code.IMAGE_REGION, "POLYLINE", box), copy=False
     )
@@ -145,7 +145,7 @@ def _group(
         qualitative_evaluations=_qualities(structure, result, doubtful) or None,
     )
     items = group[0].ContentSequence
-    # highdicom itself takes no coordinates of a measurement in a group with a region.
+    # highdicom accepts no coordinates of a measurement in a group with a region.
     first = next(item for item in items if item.ValueType == "NUM")
     inferred = _place(source, code.IMAGE_REGION, "POLYLINE", box, relationship="INFERRED FROM")
     first.ContentSequence = sr.ContentSequence([inferred])
@@ -159,7 +159,7 @@ def _group(
 def _empty_group(
     source: SourceInstance, result: StudyResult
 ) -> sr.MeasurementsAndQualitativeEvaluations:
-    """A group that says of the image that nothing was found in it."""
+    """A group that states that nothing was found in the image."""
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(source, result, "no structure"),
         source_images=[
@@ -206,7 +206,7 @@ def _measurements(structure: GradedStructure) -> list[sr.Measurement]:
 def _qualities(
     structure: GradedStructure, result: StudyResult, doubtful: float
 ) -> list[sr.QualitativeEvaluation]:
-    """Schmorl's node or not, and what is in doubt."""
+    """Schmorl's node or not, and doubts."""
     found = []
     if structure.binary is not None and structure.kind == "disc":
         found.append(
@@ -227,7 +227,7 @@ def _place(
     *,
     relationship: str = "CONTAINS",
 ) -> sr.ContentItem:
-    """A place on the source image: the outline that the template asks for, or the point."""
+    """A place on the source image: the outline that the template requires, or the point."""
     item = sr.ScoordContentItem(
         name=name, graphic_type=kind, graphic_data=graphic, relationship_type=relationship
     )
@@ -239,7 +239,7 @@ def _place(
 
 
 def _evaluations(result: StudyResult) -> sr.ContainerContentItem:
-    """What holds of the study: whether the naming is a guess, warnings, what it is good for."""
+    """Evaluations of the study: whether the naming is a guess, warnings, and the intended use."""
     container = sr.ContainerContentItem(
         name=code.EVALUATIONS, relationship_type="CONTAINS", is_content_continuous=False
     )

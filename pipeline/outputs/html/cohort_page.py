@@ -1,6 +1,6 @@
 """``to=page``: the run as a page, ``OUT/index.html``, to sort and filter without a network.
 
-Studies are named as their folders are. Links lead to the files beside the page that are there.
+Studies have the names of their folders. Links lead to files beside the page that exist.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class GradeSign:
     Attributes:
         sign: one letter: the seven-class code, ``u`` (not graded) or ``-`` (level not found).
         name: in words.
-        look: class in ``assets/cohort.css``, which has the colour.
-        pattern: path drawn over the colour, in squares of 8 pixels, so that colour is not needed to
-            tell grades apart; empty for none.
+        look: class in ``assets/cohort.css``, which defines the colour.
+        pattern: path drawn over the colour, in squares of 8 pixels, so that grades differ without
+            colour; empty for none.
     """
 
     sign: str
@@ -78,9 +78,9 @@ def cohort_html(
     """The page of a run.
 
     Args:
-        results: name and result of each study done; gone through once.
-        failures: name and reason of each study that could not be done.
-        folder: where the files of studies are, to link to those that exist; None links all.
+        results: name and result of each processed study; iterated once.
+        failures: name and reason of each failed study.
+        folder: location of the studies' files, to link only those that exist; None links all.
     """
     tally, last = _Tally(), None
     for name, result in results:
@@ -109,7 +109,7 @@ def cohort_html(
 
 @dataclass(slots=True)
 class _Tally:
-    """Rows and counts of the studies seen so far."""
+    """Rows and counts of the studies so far."""
 
     rows: list[dict[str, object]] = field(default_factory=list)
     refused: int = 0
@@ -154,7 +154,7 @@ class _Tally:
 
 
 def _cells(result: StudyResult) -> dict[str, tuple[str, float]]:
-    """What each column shows of a study, and what it is sorted by."""
+    """The text and the sort key of each column for a study."""
     found, furthest, naming = len(result.structures), worst(result.structures), result.naming
     probability = "–" if naming is None else f"{naming.probability:.2f}"
     codes = codes_of(result.warnings)

@@ -1,7 +1,7 @@
-r"""Pages from Jinja2 templates, which escape what they are given and load nothing from anywhere.
+r"""Pages from Jinja2 templates, which escape their values and load nothing from elsewhere.
 
-Characters that do not show, such as marks that turn the direction of writing, are spelled out
-(``\u202e``), so that a name reads as it is.
+Invisible characters, such as marks for the writing direction, are spelled out (``\u202e``), so that
+a name reads as it is.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _SPELLED_OUT = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 
 
 def render(template: str, **values: object) -> str:
-    """A whole page of one of the package's templates, with values escaped where they are put."""
+    """Render one of the package's templates as a whole page, with escaped values."""
     return environment().get_template(template).render(values)
 
 
 @functools.cache
 def environment() -> Environment:
-    """The templates of the package, with the words for grades and what places them on a page."""
+    """The template environment of the package, with functions for grades and positions."""
     made = Environment(
         loader=PackageLoader("spineline.pipeline.outputs.html"),
         autoescape=True,
@@ -44,7 +44,7 @@ def environment() -> Environment:
 
 
 def readable(value: object) -> object:
-    r"""A text with what does not show in it spelled out; anything else as it is.
+    r"""A text with invisible characters spelled out; other values unchanged.
 
     >>> readable("a\u202eb")
     'a\\u202eb'
@@ -55,7 +55,7 @@ def readable(value: object) -> object:
 
 
 def units(value: float) -> str:
-    """A length of SVG: to a tenth, without needless zeros.
+    """A length in SVG: to a tenth, without needless zeros.
 
     >>> units(3.0), units(2.25), units(-0.01)
     ('3', '2.2', '0')

@@ -1,8 +1,8 @@
-"""The picture of a study's page: where the frame and its marks lie in ``templates/figure.svg``.
+"""The figure of a study's page: positions of the frame and its marks in ``templates/figure.svg``.
 
-Units of the drawing: 1000 across the whole picture, origin at its top left corner. Discs are round
-points in solid boxes, vertebrae square points in dashed ones; points are filled where the grade is
-not normal; labels of an annotation are white crosses. Nothing is told by colour alone.
+The drawing is 1000 units wide, with its origin at the top left corner. Discs are round points in
+solid boxes, vertebrae square points in dashed ones. Points are filled if the grade is not normal,
+and labels of an annotation are white crosses. Nothing depends on colour alone.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from spineline.pipeline.outputs.palette_png import grey_png
 
 _ACROSS = 1000
 _TALLEST = 1250  # units
-_LETTER_SMALL = 13.0  # width of a letter on wide screens, units; as assets/report.css has it
-_LETTER_LARGE = 20.5  # the same on a phone, where the numbers are left out
+_LETTER_SMALL = 13.0  # width of a letter on wide screens, in units, as in assets/report.css
+_LETTER_LARGE = 20.5  # the same on a phone, where the numbers are omitted
 _LINE = 44.0  # from one label to the next, units
 _GAP = 16.0
 
@@ -35,10 +35,10 @@ class FigureMark:
     Attributes:
         level, kind: of the level.
         point_xy: its point, else its label's, in pixels of the frame.
-        box_xyxy: in pixels of the frame; None where the level was not found.
-        short, rest: the text beside the spine, and what a narrow screen leaves out of it.
-        title: what the mark says in full.
-        normal: whether the grade is normal; None without one.
+        box_xyxy: in pixels of the frame; None if the level was not found.
+        short, rest: the text beside the spine, and the part that a narrow screen omits.
+        title: the full description of the mark.
+        normal: whether the grade is normal; None without a grade.
         label: of the annotation.
     """
 
@@ -54,7 +54,7 @@ class FigureMark:
 
     @property
     def room(self) -> float:
-        """Units that its text takes at most."""
+        """Maximum width of its text, in units."""
         return max(len(self.short) * _LETTER_LARGE, len(self.short + self.rest) * _LETTER_SMALL)
 
 
@@ -66,9 +66,9 @@ class StudyFigure:
         png: the frame as PNG in base 64.
         marks: of the levels.
         scale: units per pixel of the frame.
-        left, width, height: of the frame, units.
-        columns_x: right end of the column of texts of vertebrae, left end of that of discs.
-        text_y: height of each level's text, none over another, units.
+        left, width, height: of the frame, in units.
+        columns_x: right end of the text column of vertebrae, left end of that of discs.
+        text_y: height of each level's text, without overlaps, in units.
     """
 
     png: str
@@ -81,7 +81,7 @@ class StudyFigure:
     text_y: Mapping[str, float]
 
     def place(self, point_xy: Sequence[float]) -> tuple[float, float]:
-        """Units of a pixel's place (origin at the centre of the top left pixel)."""
+        """Position in units of a pixel (origin at the centre of the top left pixel)."""
         x, y = point_xy
         return self.left + (x + 0.5) * self.scale, (y + 0.5) * self.scale
 
@@ -89,12 +89,12 @@ class StudyFigure:
 def figure_of(
     analysis: Analysis, comparison: Comparison | None, *, doubtful: float
 ) -> StudyFigure:  # fmt: skip
-    """What the picture of a study shows, and where.
+    """The content and layout of a study's figure.
 
     Args:
         analysis: what was found.
         comparison: labels to draw beside it, or None.
-        doubtful: structures below this confidence carry a question mark.
+        doubtful: structures below this confidence get a question mark.
     """
     labels = {} if comparison is None else dict(comparison.levels)
     compared = comparison is not None and not comparison.reason
@@ -160,7 +160,7 @@ def _found_mark(
 
 
 def _label_words(label: ComparedLevel | None) -> str:
-    """What an annotation says of a level, and how far away."""
+    """The label's grade and distance in words."""
     if label is None:
         return "not labelled"
     words = f"labelled {tag_words(label.kind, label.pathology)}"
@@ -173,7 +173,7 @@ def _label_words(label: ComparedLevel | None) -> str:
 def _layout(
     size_hw: tuple[int, int], marks: Sequence[FigureMark]
 ) -> tuple[float, float, dict[Kind, float]]:
-    """The largest frame beside which the texts have room: its scale, left end, and columns."""
+    """The largest frame that leaves space for the texts: its scale, left end, and columns."""
     height, width = size_hw
     boxes = [(*m.point_xy, *m.point_xy) if m.box_xyxy is None else m.box_xyxy for m in marks]
     first = min((max(0.0, box[0]) for box in boxes), default=width / 2)

@@ -1,7 +1,7 @@
 """``to=report``: one study as a page, ``STUDY/report.html``, that opens anywhere without a network.
 
-It says which study by the name of its folder alone: no name, number or birth date of a person, and
-no UID.
+It identifies the study only by the name of its folder: it contains no name, number or birth date of
+a person, and no UID.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ def report_html(
     Args:
         analysis: what to show.
         comparison: labels to show beside it, or None.
-        doubtful: structures below this confidence are marked; all are where the naming is
-            abstained.
+        doubtful: structures below this confidence are marked; all are if the naming is abstained.
     """
     result, naming = analysis.result, analysis.result.naming
     doubtful = math.inf if result.abstained else doubtful
@@ -73,7 +72,7 @@ def report_html(
 
 
 def levels_found(result: StudyResult) -> str:
-    """How many levels were found, in words."""
+    """The number of levels found, in words."""
     if result.refusal:
         return "refused"
     forced = ", forced" if result.forced else ""
@@ -81,7 +80,7 @@ def levels_found(result: StudyResult) -> str:
 
 
 def _grades(structure: GradedStructure) -> list[tuple[str, float, bool]]:
-    """Each grade of the kind in words, its probability, and whether it was given."""
+    """Each grade of the kind in words, its probability, and whether it was predicted."""
     seven = structure.seven
     if seven is None:
         return []
@@ -92,7 +91,7 @@ def _grades(structure: GradedStructure) -> list[tuple[str, float, bool]]:
 
 
 def _namings(naming: Naming | None) -> list[tuple[str, float, bool]]:
-    """Each way to name all levels in words, its probability, and whether it was taken."""
+    """Each naming of the levels in words, its probability, and whether it was chosen."""
     if naming is None:
         return []
     ways = [("as named here", naming.probability, True)]
