@@ -84,7 +84,9 @@ class AgainstSettings(harness.BenchSettings):
     base: str = key("commit, or folder of a checkout, to compare with")
     python: Path | None = key("Python with the base's packages; none = this one", default=None)
     only: tuple[str, ...] = key("what to measure", default=GROUPS, choices=GROUPS)
-    n: int = key("phantom studies of the cohort", default=100, minimum=2)
+    n: int = key("studies of the cohort", default=100, minimum=2)
+    source: Path | None = key("folder of study folders; none draws phantoms", default=None)
+    annotations: Path | None = key("their ground truth, as for pipeline val", default=None)
     frames: int = key("frames to convert", default=2000, minimum=1)
     supervision: bool = key("also time supervision's converters", default=True)
     data: Path | None = key("converted dataset to train on; none draws phantoms", default=None)
@@ -263,7 +265,7 @@ def predicting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]
     """Cold start, time per study of a cohort, and memory."""
     base, now = both
     cohort, one = folder / "cohort", folder / "one"
-    harness.draw_cohort(cohort, settings.n, seed=settings.seed)
+    gather_cohort(settings, cohort)
     one.mkdir()
     first = min(cohort.iterdir())
     (one / first.name).symlink_to(first, target_is_directory=True)
@@ -281,7 +283,7 @@ def predicting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]
     arms = {f"one {c.name}": c.command(*predict(c, one)) for c in both}
     if "cohort" in settings.only:
         arms |= {name: checkout.command(*words) for name, (checkout, words) in whole.items()}
-    figures, beside = [], levels_right(folder, both)
+    figures, beside = [], levels_right(settings, folder, both)
     if {"start", "cohort"} & set(settings.only):
         turns = harness.take_turns(arms, settings.repeats)
         figures += [Figure("start", "s", turns["one now"], turns["one base"], 0.35, beside=beside)]
@@ -291,7 +293,7 @@ def predicting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]
             over = per_study(turns[name], turns["one now"], settings.n)
             outs = [folder / f"out-base-cohort{'-1' if slices_of(base, 1) else ''}"]
             outs.append(folder / f"out-now-cohort-{name.partition('=')[2]}")
-            words = f"{beside}; {difference(*outs)}"
+            words = "; ".join(filter(None, (beside, difference(*outs))))
             title = f"cohort `{name}`, a study"
             figures.append(Figure(title, "ms", over, under, wanted, "cpu_s", words))
     if "memory" in settings.only:
@@ -304,6 +306,24 @@ def predicting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]
         both_peaks = found["slices=1"], found["base"]
         figures += [Figure("memory `slices=1`", "MiB", *both_peaks, 0.6, beside=beside)]
     return figures
+
+
+def gather_cohort(settings: AgainstSettings, cohort: Path) -> None:
+    """The studies to predict: links to those of a source, or phantoms that are drawn here.
+
+    Raises:
+        ConfigError: the source holds fewer study folders than are wanted.
+    """
+    if settings.source is None:
+        harness.draw_cohort(cohort, settings.n, seed=settings.seed)
+        return
+    studies = sorted(each for each in settings.source.iterdir() if each.is_dir())
+    if len(studies) < settings.n:
+        msg = f"source={settings.source}: {len(studies)} study folders, n={settings.n} wanted; "
+        raise ConfigError(msg + f"give n={len(studies)} or another source=")
+    cohort.mkdir()
+    for study in studies[: settings.n]:
+        (cohort / study.name).symlink_to(study.resolve(), target_is_directory=True)
 
 
 def slices_of(checkout: Checkout, slices: int) -> dict[str, int]:
@@ -349,13 +369,19 @@ def peak_mb(checkout: Checkout, words: Sequence[str], every: float = 0.1) -> har
     return harness.Turn(peak, peak)
 
 
-def levels_right(folder: Path, both: Sequence[Checkout]) -> str:
-    """The share of levels that each checkout finds on phantoms, in words."""
-    drawn = folder / "cohort-drawn"
+def levels_right(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]) -> str:
+    """The share of levels that each checkout finds, in words; empty without ground truth."""
+    studies, truth = folder / "cohort", settings.annotations
+    if settings.source is None:
+        studies, truth = (
+            folder / "cohort-drawn" / name for name in ("studies", "annotations.json")
+        )
+    if truth is None:
+        return ""
     shares = []
     for checkout in both:
         out = folder / f"val-{checkout.name}"
-        keys = (f"source={drawn / 'studies'}", f"annotations={drawn / 'annotations.json'}")
+        keys = (f"source={studies}", f"annotations={truth}")
         checkout.command("pipeline", "val", *keys, f"out={out}", "draws=10")()
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         shares.append(metrics["level_accuracy_6mm"]["value"])
@@ -498,7 +524,8 @@ def work(settings: AgainstSettings, folder: Path) -> harness.BenchResult:
                 shutil.rmtree(place)
         commits = {checkout.name: checkout.commit for checkout in both}
     beside = [f"- {figure.name}: {figure.beside}." for figure in figures if figure.beside]
-    kept = f"{settings.n} phantom studies, {settings.frames} frames"
+    origin = f"studies of {settings.source.name}" if settings.source else "phantom studies"
+    kept = f"{settings.n} {origin}, {settings.frames} frames"
     trained = settings.data.name if settings.data else f"{settings.studies} phantoms"
     return harness.BenchResult(
         title=f"Against {settings.base if commits['base'] == 'unknown' else commits['base']}",

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -745,6 +746,20 @@ def test_the_base_may_stand_alone(monkeypatch) -> None:
     against.main(["base=bc51b37"])
     against.main(["help"])
     assert given == [["base=bc51b37", "n=3"], ["base=bc51b37"], ["help"]]
+
+
+def test_studies_of_a_source_stand_in_for_phantoms(tmp_path: Path) -> None:
+    for name in ("b", "a", "c"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+    (tmp_path / "own" / "notes.txt").touch()
+    settings = against.AgainstSettings(base="HEAD", source=tmp_path / "own", n=2)
+    against.gather_cohort(settings, tmp_path / "cohort")
+    found = {each.name: each.resolve() for each in (tmp_path / "cohort").iterdir()}
+    assert found == {name: (tmp_path / "own" / name).resolve() for name in ("a", "b")}
+    assert against.levels_right(settings, tmp_path, ()) == ""  # no ground truth was given
+    with pytest.raises(ConfigError, match=r"own: 3 study folders, n=4 wanted; give n=3"):
+        against.gather_cohort(replace(settings, n=4), tmp_path / "more")
+    assert not (tmp_path / "more").exists()
 
 
 def test_a_figure_is_reached_by_the_clock_that_it_names() -> None:

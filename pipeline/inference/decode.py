@@ -135,14 +135,8 @@ def decode_spine(
     offered = frozenset(candidates.rank.tolist())
     if settings.method == "argmax":
         return _decode_argmax(candidates, offered, settings.confidence)
-    temperature = settings.temperature
-    if context is not None:
-        candidates = with_other_names(candidates, settings.rename_cost)
-        temperature = settings.temperature_in_context
-    unary = unary_scores(candidates, settings)
-    if context is not None:
-        unary += settings.context_weight * worth(context, candidates, most=settings.context_most)
-    pairwise = pairwise_scores(candidates, settings)
+    temperature = settings.temperature if context is None else settings.temperature_in_context
+    candidates, unary, pairwise = _weighed(candidates, settings, context)
     chain, score = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
     missing = missing_levels(candidates, chain, unary, pairwise, settings, offered)
 
@@ -154,11 +148,25 @@ def decode_spine(
     return DecodedSpine(structures_of(candidates, chain), missing, score, naming)
 
 
-def decode_chain(candidates: Candidates, settings: DecodeSettings) -> tuple[DecodedStructure, ...]:
-    """The structures of [decode_spine][] without a context, along which a context is read."""
-    unary, pairwise = unary_scores(candidates, settings), pairwise_scores(candidates, settings)
-    chain, _ = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
-    return structures_of(candidates, chain)
+def decode_chain(
+    candidates: Candidates, settings: DecodeSettings, context: Context | None = None
+) -> tuple[tuple[DecodedStructure, ...], float]:
+    """The structures of [decode_spine][] and their score, without how sure the names are."""
+    candidates, unary, pairwise = _weighed(candidates, settings, context)
+    chain, score = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
+    return structures_of(candidates, chain), score
+
+
+def _weighed(
+    candidates: Candidates, settings: DecodeSettings, context: Context | None
+) -> tuple[Candidates, FloatArray, FloatArray]:
+    """Candidates, in a context also under other names, with their unary and pairwise scores."""
+    if context is not None:
+        candidates = with_other_names(candidates, settings.rename_cost)
+    unary = unary_scores(candidates, settings)
+    if context is not None:
+        unary += settings.context_weight * worth(context, candidates, most=settings.context_most)
+    return candidates, unary, pairwise_scores(candidates, settings)
 
 
 def unary_scores(candidates: Candidates, settings: DecodeSettings) -> FloatArray:

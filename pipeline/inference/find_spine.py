@@ -152,11 +152,11 @@ def read_spine(
 ) -> DecodedSpine:
     """The spine among candidates, named by one reading of an image; costs a tenth of a detection.
 
-    Its probability compares rivals by that reading alone: it is not the calibrated one of
-    [find_spine][].
+    It says nothing of how sure the names are: rivals are compared by [find_spine][] alone.
     """
-    context = read_context(namer, image, decode_chain(candidates, decoding))
-    return replace(decode_spine(candidates, decoding, context), candidates=candidates)
+    context = read_context(namer, image, decode_chain(candidates, decoding)[0])
+    structures, score = decode_chain(candidates, decoding, context)
+    return DecodedSpine(structures, (), score, candidates=candidates)
 
 
 def is_doubtful(spine: DecodedSpine, decoding: DecodeSettings) -> bool:
@@ -175,7 +175,7 @@ def named_spine(candidates: Candidates, decoding: DecodeSettings, read: ReadLeve
         decoding: how they are weighted.
         read: reads levels along structures; None if there are too few.
     """
-    plain = decode_chain(candidates, decoding)
+    plain, _ = decode_chain(candidates, decoding)
     context = read(plain) if len(plain) >= _LEAST else None
     if context is None:
         return replace(decode_spine(candidates, decoding), candidates=candidates)

@@ -306,7 +306,8 @@ def _compared(one: SliceLook, looks: Sequence[SliceLook]) -> list[tuple[SliceLoo
     """The looks whose names can be compared, that one first, with the shift of their names."""
     found = [(one, 0)]
     for look in looks:
-        lower = None if look is one or look.spine.naming is None else rungs_lower(one, look)
+        named = look.spine.naming is not None or look.role == "reading"
+        lower = rungs_lower(one, look) if named and look is not one else None
         if lower is not None:
             found.append((look, lower))
     return found

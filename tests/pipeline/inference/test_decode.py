@@ -113,8 +113,9 @@ def test_the_chain_alone_is_that_of_the_whole_decoding(seed: int) -> None:
     rows = noisy(rng, rng.integers(0, 11, size=seed * 3).tolist(), 9)
     settings = DecodeSettings(skip_cost=rng.uniform(0, 3))
     candidates = boxes(rows, per_level=2)
-    found = decode_chain(candidates, settings)
-    assert found == decode_spine(candidates, settings).structures
+    found, score = decode_chain(candidates, settings)
+    whole = decode_spine(candidates, settings)
+    assert (found, score) == (whole.structures, whole.score)
     assert bool(found) == bool(seed)
 
 
