@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
+PACKAGES = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
 PAGES = ("CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "SECURITY.md", "pyproject.toml")
 
 
@@ -24,18 +24,18 @@ def lacks(dist: Path) -> list[str]:
     """Files that the wheel and the source distribution lack, and files that should not be there."""
     (wheel,) = dist.glob("*.whl")
     (sdist,) = dist.glob("*.tar.gz")
-    rooms = tracked(*ROOMS)
+    packages = tracked(*PACKAGES)
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = set(archive.namelist())
     ours = {name for name in in_wheel if ".dist-info/" not in name}
-    wanted = {f"spineline/{name}" for name in rooms}
+    wanted = {f"spineline/{name}" for name in packages}
     found = [f"{wheel.name} lacks {name}" for name in sorted(wanted - ours)]
     found += [f"{wheel.name} holds {name}, which git does not" for name in sorted(ours - wanted)]
     if not any(name.endswith(".dist-info/licenses/LICENSE") for name in in_wheel):
         found.append(f"{wheel.name} lacks the LICENSE")
     with tarfile.open(sdist) as archive:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = rooms | tracked("tests", "docs", "benchmarks") | set(PAGES)
+    wanted = packages | tracked("tests", "docs", "benchmarks") | set(PAGES)
     return found + [f"{sdist.name} lacks {name}" for name in sorted(wanted - in_sdist)]
 
 

@@ -48,7 +48,7 @@ from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
 
 HERE = Path(__file__).resolve().parents[1]
-ROOMS = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
+PACKAGES = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
 GROUPS = ("start", "cohort", "memory", "convert", "train", "finetune")
 CLI = ("-P", "-m", "spineline.pipeline.cli")
 EPOCHS_OF_RECIPE = """
@@ -209,13 +209,13 @@ def layout_of(checkout: Path, folder: Path) -> Path:
     Raises:
         ConfigError: it is not a checkout.
     """
-    missing = [room for room in ROOMS if not (checkout / room).is_dir()]
+    missing = [package for package in PACKAGES if not (checkout / package).is_dir()]
     if missing:
         msg = f"base={checkout}: no checkout of this project, it has no folder {missing[0]!r}"
         raise ConfigError(msg)
     (folder / "spineline").mkdir(parents=True)
-    for room in ROOMS:
-        (folder / "spineline" / room).symlink_to((checkout / room).resolve())
+    for package in PACKAGES:
+        (folder / "spineline" / package).symlink_to((checkout / package).resolve())
     return folder
 
 

@@ -702,11 +702,11 @@ def git(folder: Path, *words: str) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch) -> Path:
-    """A repository whose rooms hold a command line that says which version it is."""
+    """A repository whose packages hold a command line that says which version it is."""
     root = tmp_path / "repository"
-    for room in against.ROOMS:
-        (root / room).mkdir(parents=True)
-        (root / room / "__init__.py").touch()
+    for package in against.PACKAGES:
+        (root / package).mkdir(parents=True)
+        (root / package / "__init__.py").touch()
     (root / "pipeline" / "cli.py").write_text("open('said', 'a').write('old ')\n")
     git(root, "init", "-q")
     git(root, "add", "-A")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
+PACKAGES = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
 WITH_EXAMPLES = [
     ".".join(("spineline", *path.relative_to(ROOT).with_suffix("").parts))
-    for room in ROOMS
-    for path in sorted((ROOT / room).rglob("*.py"))
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
     if ">>> " in path.read_text(encoding="utf-8")
 ]
 

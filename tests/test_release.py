@@ -43,8 +43,8 @@ def test_citation_is_of_this_version_and_licence(cfg) -> None:
 def test_the_version_is_written_in_one_place_of_the_code(cfg) -> None:
     number = cfg["metadata"]["version"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", number)
-    rooms = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
-    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    packages = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
+    files = [path for room in packages for path in (ROOT / room).rglob("*.py")]
     stated = re.compile(rf"""["']{re.escape(number)}["']|__version__\s*=""")
     assert not [path for path in files if stated.search(path.read_text(encoding="utf-8"))]
     assert "project" not in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

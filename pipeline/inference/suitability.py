@@ -261,7 +261,7 @@ def refusal_of(
     wanted = limits.lumbar_going_on if goes_on else limits.lumbar
     if found.evidence < wanted:
         text = "the vertebrae and discs in it do not look like those of a lumbar spine"
-        text += ", and go on below as if there were no sacrum" if goes_on else ""
+        text += ", and continue below as if there were no sacrum" if goes_on else ""
         return Refusal("region", text, (evidence, ("wanted", wanted)))
     if found.contrast is not None and found.contrast < limits.contrast:
         text = "the canal is no brighter than the vertebrae before it, as in T1; in T2 fluid is "

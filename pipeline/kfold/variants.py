@@ -38,7 +38,7 @@ def keys_text(keys: Mapping[str, Any]) -> str:
         for name, value in keys.items()
         if value != {}
     ]
-    return ", ".join(said) or "as the common keys say"
+    return ", ".join(said) or "as given by the common keys"
 
 
 def named_variants(word: str, built_in: Mapping[str, Mapping[str, Any]]) -> Iterator[Variant]:

@@ -86,7 +86,10 @@ class _Receiver:
                 LOG.warning("an object refused: it has another UID than the request for it")
                 return _OTHER_CLASS
             if header.is_ours:  # sent back by the PACS; processing it would create an endless loop
-                LOG.info("%s: a result of ours came back; not kept", self._inbox.name_of(header))
+                LOG.info(
+                    "%s: a result of spineline came back; it is not kept",
+                    self._inbox.name_of(header),
+                )
                 return _SUCCESS
             self._inbox.keep(header, data)
         except PacsError as error:

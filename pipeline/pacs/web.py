@@ -148,7 +148,9 @@ class WebServer:
             raise self._no_web(type(error).__name__) from None
 
     def _no_web(self, found: str) -> PacsError:
-        return PacsError(f"{self._address}: its answer is no DICOMweb's ({found}); see url=")
+        return PacsError(
+            f"{self._address}: its answer is not that of a DICOMweb server ({found}); see url="
+        )
 
     def _refused(self, status: int) -> PacsError:
         said = _REFUSED.get(status, "the server's own log says why")

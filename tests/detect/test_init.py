@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import spineline.detect as room
+import spineline.detect as detect
 
 
-@pytest.mark.parametrize("name", room.__all__)
+@pytest.mark.parametrize("name", detect.__all__)
 def test_every_public_name_is_there(name: str) -> None:
-    assert getattr(room, name).__name__ == name
+    assert getattr(detect, name).__name__ == name
 
 
 def test_settings_come_without_torch(tmp_path: Path) -> None:
@@ -26,4 +26,4 @@ def test_settings_come_without_torch(tmp_path: Path) -> None:
 
 def test_other_names_are_refused() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        room.nothing  # noqa: B018
+        detect.nothing  # noqa: B018

@@ -483,7 +483,9 @@ def test_table_and_files(go, out, tmp_path, fake) -> None:
     line = next(line for line in said.splitlines() if line.startswith("label_smoothing  "))
     assert line.split()[1:6] == ["0.500", "0.600", "0.700", "0.600", "0.100"]
     page = (out / "kfold.md").read_text()
-    said_of = "- Variants: original: as the common keys say; label_smoothing: label_smoothing=0.1"
+    said_of = (
+        "- Variants: original: as given by the common keys; label_smoothing: label_smoothing=0.1"
+    )
     assert said_of in page
     assert "| variant         | fold 1 | fold 2 | fold 3 | mean  | std   |" in page
     assert f"spineline kfold classify data=data out=o model={TINY}" in page

@@ -194,7 +194,7 @@ def test_results_of_ours_that_come_back_are_not_looked_at(
         results = sorted((made.settings.out / "results").rglob("*.dcm"))
         assert send(made, *results) == [""] * 3
         assert len(list((made.settings.out / "incoming").rglob("*.dcm"))) == 3
-    assert "a result of ours came back" in caplog.text
+    assert "a result of spineline came back" in caplog.text
     assert made.result.predicted == 1
 
 

@@ -160,10 +160,10 @@ def test_a_study_that_was_not_asked_for_is_not_kept(full_web, run_cli, tmp_path)
 @pytest.mark.parametrize(
     ("status", "kind", "body", "said"),
     [
-        (200, "text/html", b"<html>SECRET</html>", "no DICOMweb's"),
-        (200, "application/dicom+json", b"[{", "no DICOMweb's"),
-        (200, "application/dicom+json", b'{"a": 1}', "no DICOMweb's"),
-        (200, "application/dicom+json", b'["x"]', "no DICOMweb's"),
+        (200, "text/html", b"<html>SECRET</html>", "not that of a DICOMweb server"),
+        (200, "application/dicom+json", b"[{", "not that of a DICOMweb server"),
+        (200, "application/dicom+json", b'{"a": 1}', "not that of a DICOMweb server"),
+        (200, "application/dicom+json", b'["x"]', "not that of a DICOMweb server"),
         (404, "text/plain", b"", "root of the DICOMweb service"),
         (401, "text/plain", b"", "SPINELINE_PACS_USER"),
         (503, "text/plain", b"", "answered 503"),

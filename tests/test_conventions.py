@@ -1,4 +1,4 @@
-"""The house's own rules: layout, imports, packaging, and what the pages say."""
+"""Conventions of the project: layout, imports, packaging, and what the pages say."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spineline.datasets.common.settings import describe
 from spineline.pipeline.cli.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
+PACKAGES = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
 MAY_IMPORT = {
     "datasets": {"datasets"},
     "converters": {"converters", "datasets"},
@@ -78,8 +78,8 @@ def tracked_files() -> list[Path]:
     return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def modules(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -137,7 +137,7 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-OURS = {module_name(path): path for room in ROOMS for path in modules(room)}
+OURS = {module_name(path): path for package in PACKAGES for path in modules(package)}
 
 
 def test_no_two_modules_import_each_other() -> None:
@@ -191,13 +191,13 @@ def test_public_names_stand_for_one_thing() -> None:
     assert not {public: found for public, found in where.items() if len(found) > 1}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_point_one_way(room: str) -> None:
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_one_way(package: str) -> None:
     wrong = []
-    for path in modules(room):
+    for path in modules(package):
         for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
             if name.startswith("spineline.") and not any(
-                f"{name}.".startswith(f"spineline.{allowed}.") for allowed in MAY_IMPORT[room]
+                f"{name}.".startswith(f"spineline.{allowed}.") for allowed in MAY_IMPORT[package]
             ):
                 wrong.append(f"{path.relative_to(ROOT)}: {name}")
     assert not wrong
@@ -215,9 +215,9 @@ def test_converters_never_import_a_network_library() -> None:
         assert not {name.split(".")[0] for name in names} & NETWORKS, path
 
 
-@pytest.mark.parametrize("room", ["converters", "datasets", "weights"])
-def test_a_room_can_be_imported_whole_without_torch(room: str, tmp_path: Path) -> None:
-    names = [module_name(path) for path in modules(room)]
+@pytest.mark.parametrize("package", ["converters", "datasets", "weights"])
+def test_a_package_can_be_imported_whole_without_torch(package: str, tmp_path: Path) -> None:
+    names = [module_name(path) for path in modules(package)]
     code = (
         "import importlib, sys\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
@@ -232,7 +232,7 @@ def test_our_folders_are_no_packages_of_their_own(tmp_path: Path) -> None:
     code = (
         "import importlib.util, sys\n"
         "import spineline.pipeline.cli.main, spineline.datasets.labels\n"
-        f"for name in {(*ROOMS, 'tests')!r}:\n"
+        f"for name in {(*PACKAGES, 'tests')!r}:\n"
         "    found = importlib.util.find_spec(name)\n"
         "    places = [found.origin, *(found.submodule_search_locations or [])] if found else []\n"
         f"    ours = [p for p in places if p and str(p).startswith({str(ROOT)!r})]\n"
@@ -264,28 +264,28 @@ def test_licence_is_the_affero_one() -> None:
 
 def test_every_folder_is_a_package_with_types() -> None:
     options = setup_cfg()["options"]
-    folders = {path.parent for room in ROOMS for path in modules(room)}
+    folders = {path.parent for package in PACKAGES for path in modules(package)}
     assert not [folder for folder in folders if not (folder / "__init__.py").is_file()]
     assert sorted(options["packages"].split()) == sorted(map(module_name, folders))
     mapping = dict(line.split(" = ") for line in options["package_dir"].strip().split("\n"))
-    assert mapping == {f"spineline.{room}": room for room in ROOMS}
-    for room in ROOMS:
-        assert (ROOT / room / "py.typed").is_file()
+    assert mapping == {f"spineline.{package}": package for package in PACKAGES}
+    for package in PACKAGES:
+        assert (ROOT / package / "py.typed").is_file()
 
 
 def test_every_file_of_a_room_is_packaged() -> None:
     data = setup_cfg()["options.package_data"]
     for path in tracked_files():
-        room, *rest = path.relative_to(ROOT).parts
-        if room in ROOMS and path.suffix != ".py":
+        package, *rest = path.relative_to(ROOT).parts
+        if package in PACKAGES and path.suffix != ".py":
             name = "/".join(rest)
-            patterns = [p.strip() for p in data[f"spineline.{room}"].split(",")]
-            assert any(fnmatch.fnmatchcase(name, p) for p in patterns), f"{room}/{name}"
+            patterns = [p.strip() for p in data[f"spineline.{package}"].split(",")]
+            assert any(fnmatch.fnmatchcase(name, p) for p in patterns), f"{package}/{name}"
 
 
 def test_no_folder_is_crowded() -> None:
     """A folder's name says what its files have in common; of more than fifteen it says little."""
-    folders = Counter(path.parent for room in ROOMS for path in modules(room))
+    folders = Counter(path.parent for package in PACKAGES for path in modules(package))
     assert not {f"{p.relative_to(ROOT)}: {n}" for p, n in folders.items() if n - 1 > 15}
 
 
