@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import cast
 
 from spineline.converters.conversion import conversion_content, log_conversion
-from spineline.converters.export_sources import export_kind, is_point_table, read_export
 from spineline.converters.patients import warn_of_parted, with_patients
 from spineline.converters.settings import (
     ConvertCervical,
@@ -26,9 +25,7 @@ from spineline.converters.sources.exports.kinds import EXPORT_NAMES
 from spineline.converters.sources.frames import with_frame_findings
 from spineline.converters.sources.prepared import check_image_size, read_prepared
 from spineline.converters.sources.report import read_report
-from spineline.converters.sources.result.read import ResultRules, read_results
 from spineline.converters.sources.source import AnnotationSource, LeftOut
-from spineline.converters.sources.tianchi import read_tianchi
 from spineline.converters.write import write_dataset, write_images
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json
@@ -90,6 +87,8 @@ def convert_tianchi(settings: ConvertTianchi) -> ConvertResult:
         ConfigError: split or folds do not fit the studies.
         OutputExistsError: the output exists already.
     """
+    from spineline.converters.sources.tianchi import read_tianchi  # imports pydicom
+
     _check_output(settings)
     source = read_tianchi(settings.annotations, settings.images, empty_tag=settings.empty_tag)
     return _convert(of_kinds(source, settings.kinds), settings, "convert tianchi")
@@ -103,6 +102,8 @@ def convert_cervical(settings: ConvertCervical) -> ConvertResult:
         ConfigError: the source cannot provide the label set, or the split does not fit.
         OutputExistsError: the output exists already.
     """
+    from spineline.converters.export_sources import is_point_table  # imports pydicom
+
     _check_health(settings.labels, "cervical")
     _check_ratio(settings)
     _check_output(settings)
@@ -152,6 +153,9 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         ConfigError: split or folds do not fit the studies.
         OutputExistsError: the output exists already.
     """
+    from spineline.converters.export_sources import export_kind  # imports pydicom
+    from spineline.converters.sources.result.read import ResultRules, read_results
+
     _check_output(settings)
     found = export_kind(settings.annotations)[0] if settings.annotations.is_file() else None
     if found not in (None, "result"):
@@ -178,6 +182,8 @@ def convert_export(settings: ConvertExport) -> ConvertResult:
         ConfigError: split or folds do not fit the studies, or a key does not fit the export.
         OutputExistsError: the output exists already.
     """
+    from spineline.converters.export_sources import read_export  # imports pydicom
+
     settings = _with_patient_file(settings)
     _check_output(settings)
     source = of_kinds(read_export(settings), settings.kinds)

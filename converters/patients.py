@@ -21,12 +21,6 @@ from spineline.converters.sources.source import AnnotationSource
 from spineline.datasets.common.errors import ConfigError, first_line
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import parse_yaml
-from spineline.datasets.dicom.header import (
-    HeaderRejected,
-    check_inflated_size,
-    quiet_pydicom,
-    read_dataset,
-)
 from spineline.datasets.splits import Part, parted_patients, patients_of
 from spineline.datasets.types import ImageRecord
 
@@ -138,6 +132,13 @@ def _from_dicom(source: AnnotationSource) -> dict[str, str]:
 
 def _token_in(path: Path) -> str | None:
     """The hashed patient in a DICOM file, or None."""
+    from spineline.datasets.dicom.header import (  # imports pydicom, which only DICOM needs
+        HeaderRejected,
+        check_inflated_size,
+        quiet_pydicom,
+        read_dataset,
+    )
+
     try:
         with quiet_pydicom():
             check_inflated_size(path)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from spineline.converters.sources.exports.kinds import ExportKind
-from spineline.converters.sources.exports.slices import SLICE_VIEWS
+from spineline.converters.sources.exports.kinds import SLICE_VIEWS, ExportKind
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.labels import KINDS, LABEL_SETS

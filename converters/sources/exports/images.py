@@ -20,9 +20,9 @@ from urllib.parse import parse_qs, unquote
 import numpy as np
 import numpy.typing as npt
 
+from spineline.converters.sources.exports.kinds import SLICE_VIEWS
 from spineline.converters.sources.exports.marks import ExportedImage
 from spineline.converters.sources.exports.slices import (
-    SLICE_VIEWS,
     SliceRules,
     shown_as,
     slice_in_name,

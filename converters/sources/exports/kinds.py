@@ -1,4 +1,4 @@
-"""Recognition of the tool of an export, by its content, and by its name if that is clear."""
+"""The kinds of exports and views, and how the tool of an export is recognised by its content."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ EXPORT_NAMES: dict[str, str] = {
     "result": "a result of pipeline predict",
 }
 """Description of each kind, in words that follow "this is"."""
+
+SLICE_VIEWS: dict[str, str] = {
+    "upright": "head up and face left, as 3D Slicer, ITK-SNAP and spineline show it",
+    "stored": "as SimpleITK.GetArrayFromImage(image)[:, :, n] of a volume whose first axis runs "
+    "from side to side: x counts along the first of the file's two other axes, y along the second",
+    "array": "as nibabel's volume[n]: y along the first of them, x along the second",
+    "rot90": "as np.rot90(volume[n]) of the latter",
+}
+"""Ways in which slices of volumes are shown as pictures."""
 
 
 def kind_of_json(content: Any) -> str | None:

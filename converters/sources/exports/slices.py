@@ -5,8 +5,8 @@ given by a field of the picture's entry (``slice: 12``), or by its name after th
 volume: ``case7_s12.png``, ``case7.nii.gz_012.png``, ``case7/slice_012.png``. Numbers run along the
 left-right axis, in the order of the file.
 
-A picture may show the slice differently from the file. `SLICE_VIEWS` lists the usual views. The
-picture's size and the order of its levels are checked against the given view.
+A picture may show the slice differently from the file. `kinds.SLICE_VIEWS` lists the usual views.
+The picture's size and the order of its levels are checked against the given view.
 """
 
 from __future__ import annotations
@@ -23,15 +23,6 @@ from spineline.datasets.common.errors import ConfigError, first_line
 from spineline.datasets.common.settings import close_match
 from spineline.datasets.dicom.geometry import Reorientation, standard_orientation
 from spineline.datasets.dicom.header import SliceHeader
-
-SLICE_VIEWS: dict[str, str] = {
-    "upright": "head up and face left, as 3D Slicer, ITK-SNAP and spineline show it",
-    "stored": "as SimpleITK.GetArrayFromImage(image)[:, :, n] of a volume whose first axis runs "
-    "from side to side: x counts along the first of the file's two other axes, y along the second",
-    "array": "as nibabel's volume[n]: y along the first of them, x along the second",
-    "rot90": "as np.rot90(volume[n]) of the latter",
-}
-"""Ways in which slices of volumes are shown as pictures."""
 
 SLICE_FIELDS = (
     "slice", "slice_index", "slice_idx", "slice_id", "slice_number", "slice_no",
@@ -61,7 +52,7 @@ class SliceRules:
             that holds the number. The expression has a group ``slice`` and, with several volumes, a
             group ``volume``. None: see the module.
         first: number of the first slice.
-        view: one of `SLICE_VIEWS`.
+        view: one of `kinds.SLICE_VIEWS`.
     """
 
     slices: str | None = None
