@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ _GREY_OF_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV use
 _SMALL = (np.uint8, np.int8, np.uint16, np.int16, np.float16)  # all exact as float32
 _GREY_16_BIT_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 _ORIENTATION = 0x0112  # number of the tag in EXIF and in TIFF
+_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
 _MOST_FILE_BYTES = 1 << 30
 _MOST_COUNTED = 1 << 24  # OpenCV counts in float32, which is exact for integers up to here
 
@@ -289,6 +291,10 @@ def image_size(path: Path) -> tuple[int, int]:
         width, height = int(shape[1]), int(shape[0])
         _check_size(height, width, path)
         return width, height
+    plain = _plain_png_size(path)
+    if plain is not None:
+        _check_size(plain[1], plain[0], path)
+        return plain
     with _opened_picture(path, header_alone=True) as (picture, orientation):
         width, height = picture.size
         if picture.format == "TIFF":  # only some versions of Pillow rotate its size
@@ -400,6 +406,24 @@ def _orientation_of(picture: Picture, file: io.BufferedReader) -> int:
     except Exception:  # damaged EXIF is ignored
         return 1
     return orientation if orientation in range(1, 9) else 1
+
+
+def _plain_png_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) of a complete PNG file without EXIF; None if Pillow must read or refuse it.
+
+    Pillow takes longer, and most frames are such files.
+    """
+    if path.suffix.lower() != ".png":
+        return None
+    try:
+        with path.open("rb", buffering=0) as file:
+            head = file.read(33)
+        mark, width, height, depth, colour, crc = struct.unpack(">16sIIBB3xI", head)
+        sound = mark == _PNG_START and crc == zlib.crc32(head[12:29])
+    except (OSError, struct.error):
+        return None
+    usual = depth == 8 and colour in (0, 2, 3, 4, 6) and width and height
+    return (width, height) if sound and usual and _is_png_without_exif(path) else None
 
 
 def _is_png_without_exif(path: Path) -> bool:

@@ -206,3 +206,27 @@ def test_a_tiff_that_is_too_large_is_not_read(
 def test_names_of_images_are_told_apart_as_file_systems_do() -> None:
     paths = [Path("a b.png"), Path("x/A_B.png"), Path("a?b.png"), Path("c.png")]
     assert image_names(paths) == ["a_b.png", "A_B.png-2", "a_b.png-3", "c"]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_size_of_a_png_is_that_of_pillow(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new(mode, (40, 24)).save(path)
+    assert image_size(path) == (40, 24)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new(mode, (40, 24)).save(path, exif=turned)
+    assert image_size(path) == (24, 40)
+
+
+@pytest.mark.parametrize(("place", "value"), [(0, 0x88), (19, 41), (25, 7), (29, 0), (12, 0x4A)])
+def test_size_of_a_png_with_a_damaged_header_is_refused(
+    place: int, value: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", (40, 24)).save(path)
+    data = bytearray(path.read_bytes())
+    data[place] = value
+    path.write_bytes(data)
+    with pytest.raises(ImageReadError, match=r"a\.png: cannot be decoded"):
+        image_size(path)
