@@ -41,6 +41,7 @@ PARTS = (
 LATE = {
     ("detect.backend", "detect.checkpoints"): "torch: a detector may be of another backend",
     ("detect.engine.loop", "datasets.common.plots"): "matplotlib, drawn once a run",
+    ("detect.fasterrcnn.model", "detect.fasterrcnn.heads"): "torchvision, once a network is built",
     ("detect.train", "detect.engine.loop"): "torch, once the keys are found right",
     ("detect.train", "detect.yolo.train"): "torch and ultralytics, once the keys are found right",
     ("classify.train", "classify.plots"): "matplotlib, drawn once a run",
