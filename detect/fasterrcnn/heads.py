@@ -1,4 +1,4 @@
-"""Heads of a Faster R-CNN with another class loss; importing this module imports ``torchvision``."""
+"""Heads of a Faster R-CNN with another class loss; importing this imports ``torchvision``."""
 
 from __future__ import annotations
 

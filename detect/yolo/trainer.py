@@ -358,7 +358,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         return metrics, fitness
 
     def final_eval(self) -> None:
-        """Validate the best weights once more, to draw; the network stays that of the last epoch."""
+        """Validate the best weights once more, to draw; the last ones are kept."""
         if not self.args.plots or not self.parts.val or not self.best.exists():
             return
         checkpoint = torch.load(
