@@ -54,8 +54,8 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server sees within 20 ms that it shall end; a request is tried again at once."""
-    monkeypatch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.02,))
+    """A server sees within 0.1 s that it shall end; a request is tried again at once."""
+    monkeypatch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.1,))
     if importlib.util.find_spec("dicomweb_client") is not None:
         monkeypatch.setattr("spineline.pipeline.pacs.web._WAIT_MS", 1)
 
