@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -19,6 +20,11 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 os.environ.setdefault("YOLO_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests themselves run side by side
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_collection_finish() -> None:
+    """Leave thousands of tests and modules, which stay, out of every garbage collection."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

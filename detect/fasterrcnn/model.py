@@ -22,7 +22,6 @@ from spineline.detect.checkpoints import DetectorMeta
 from spineline.detect.engine.class_rows import HeadTensor
 from spineline.detect.engine.scaling import ScaledDetector
 from spineline.detect.fasterrcnn.backbones import build_backbone, check_backbone, make_anchors
-from spineline.detect.fasterrcnn.losses import set_class_loss
 
 _PREDICTOR = "roi_heads.box_predictor"
 FASTERRCNN_HEADS = {
@@ -81,6 +80,8 @@ def build_fasterrcnn(
         ConfigError: a timm backbone does not fit a pyramid.
     """
     from torchvision.models.detection import FasterRCNN
+
+    from spineline.detect.fasterrcnn.heads import set_class_loss  # torchvision
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

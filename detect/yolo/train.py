@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def _close(
         raise run_finished(folder / "last.pt", values["epochs"])
     LOG.info("all epochs were trained; writing the weights (`spineline detect val` draws plots)")
     epochs = finish_checkpoint(checkpoint, folder / "last.pt")
-    return _write_weights(settings, values["imgsz"], epochs)
+    return _write_weights(settings, values["imgsz"], epochs, {})
 
 
 def _read_parts(settings: DetectTrain, values: dict[str, Any], data: YoloData) -> TrainingParts:
@@ -167,8 +167,8 @@ def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) ->
         except (RuntimeError, OSError) as error:  # out of memory, disk full, loss not finite
             msg = f"out={settings.out}: training stopped ({error}); resume=true continues it"
             raise SpinelineError(msg) from error
-        trainer.strip_last()
-        return _write_weights(settings, values["imgsz"], trainer.epoch + 1)
+        networks = trainer.strip_last()
+        return _write_weights(settings, values["imgsz"], trainer.epoch + 1, networks)
 
 
 def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str, Any]:
@@ -207,14 +207,23 @@ def _precision(settings: DetectTrain) -> str | bool:
     return "bf16" if torch.cuda.is_bf16_supported() else False
 
 
-def _write_weights(settings: DetectTrain, imgsz: int, epochs: int) -> TrainingResult:
-    """Write the finished checkpoints of a run as safetensors."""
+def _write_weights(
+    settings: DetectTrain, imgsz: int, epochs: int, networks: Mapping[str, nn.Module]
+) -> TrainingResult:
+    """Write the finished checkpoints of a run as safetensors.
+
+    Args:
+        settings: of the run.
+        imgsz: size of the images.
+        epochs: epochs that were trained.
+        networks: networks in memory by the names of their checkpoints, which are not read again.
+    """
     folder = settings.out / "weights"
     for name in ("last", "best"):
         file = folder / f"{name}.pt"
         if not file.exists():
             continue
-        network: Any = network_from_pickle(file, trust=True)[0]
+        network = networks.get(name) or network_from_pickle(file, trust=True)[0]
         meta = yolo_meta(network, str(settings.model), imgsz)
         save_safetensors(network, meta, file.with_suffix(".safetensors"))
     last, best = folder / "last.safetensors", folder / "best.safetensors"

@@ -228,6 +228,7 @@ class SpineDetectionTrainer(DetectionTrainer):
     def __init__(self, parts: TrainingParts, overrides: dict[str, Any]) -> None:
         self.parts = parts
         self.validated_epoch = -1
+        self.best_epoch = -1
         self.bests: dict[str, float] = dict((parts.checkpoint or {}).get("bests") or {})
         self.files: list[str] = []
         self.board: Any = None
@@ -357,17 +358,19 @@ class SpineDetectionTrainer(DetectionTrainer):
         return metrics, fitness
 
     def final_eval(self) -> None:
-        """Validate the best weights once more for the plots; nothing else needs it."""
+        """Validate the best weights once more for the plots; the last weights are kept."""
         if not self.args.plots or not self.parts.val or not self.best.exists():
             return
         checkpoint = torch.load(
             self.best, map_location="cpu", weights_only=False
         )  # ours, just written
+        last = deepcopy(self.ema.ema.state_dict())
         self.ema.ema.load_state_dict(checkpoint["model"].float().state_dict())
         self.ema.ema.to(self.device)
         self.validator.args.plots = self.args.plots
         self.stopper.possible_stop = True  # it would draw only in the last epoch otherwise
         self.metrics = self.validator(self)
+        self.ema.ema.load_state_dict(last)
 
     # Output
 
@@ -384,6 +387,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         self._save_bests(network)
         if self.validated_epoch == self.epoch and self.best_fitness == self.fitness:
             write_checkpoint(_final_checkpoint(network, self.epoch, arguments), self.best)
+            self.best_epoch = self.epoch
         write_checkpoint(
             {
                 "epoch": self.epoch,
@@ -418,10 +422,16 @@ class SpineDetectionTrainer(DetectionTrainer):
             content = content or packed_safetensors(network.state_dict(), meta)
             write_bytes(self.wdir / f"best_{metric}.safetensors", content)
 
-    def strip_last(self) -> None:
-        """Turn ``last.pt`` into a finished checkpoint: weights without optimizer state."""
+    def strip_last(self) -> dict[str, nn.Module]:
+        """Turn ``last.pt`` into a finished checkpoint: weights without optimizer state.
+
+        Returns:
+            The network of that file, and of ``best.pt`` where the last epoch is the best, by name.
+        """
         network = _stripped(self.ema.ema)
         write_checkpoint(_final_checkpoint(network, self.epoch, self.plain_arguments()), self.last)
+        names = ("last", "best") if self.best_epoch == self.epoch else ("last",)
+        return dict.fromkeys(names, network)
 
     def plain_arguments(self) -> dict[str, Any]:
         """Return the training arguments without paths."""

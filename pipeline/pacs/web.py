@@ -39,6 +39,7 @@ _REFUSED = {
     507: "the server has no room left",
 }
 _ATTEMPTS = 3
+_WAIT_MS = 200  # before the second; before each other twice as long
 
 
 class WebServer:
@@ -62,7 +63,7 @@ class WebServer:
         self._client = DICOMwebClient(
             address.url, session, timeout=access.timeout, permissive_uid=True
         )
-        self._client.set_http_retry_params(True, _ATTEMPTS, 200)
+        self._client.set_http_retry_params(True, _ATTEMPTS, _WAIT_MS)
 
     def find_studies(self, filters: Mapping[str, str]) -> list[str]:
         """See [spineline.pipeline.pacs.servers.PacsServer.find_studies][]."""

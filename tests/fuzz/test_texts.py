@@ -245,7 +245,7 @@ UNHURRIED = settings(deadline=None, suppress_health_check=list(HealthCheck), dat
 
 @pytest.mark.parametrize("name", TEXTS)
 @given(data=st.data())
-@settings(UNHURRIED, max_examples=20, derandomize=True)
+@settings(UNHURRIED, max_examples=12, derandomize=True)
 def test_it_is_refused_or_makes_sense(base: Path, name: str, data: st.DataObject) -> None:
     check(base, name, data.draw)
 

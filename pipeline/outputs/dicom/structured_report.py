@@ -86,8 +86,9 @@ def structured_report_of(
         imaging_measurements=groups or [_empty_group(source, result)],
     )
     *context, measurements = content[0].ContentSequence
-    items = [*context, _image_library(source), measurements, _evaluations(result)]
-    content[0].ContentSequence = sr.ContentSequence(items)
+    # The document's constructor copies and reads again all that it is given: the items, which do
+    # not depend on each other, follow when it is built.
+    content[0].ContentSequence = sr.ContentSequence(context)
     report = sr.ComprehensiveSR(
         evidence=[source.dataset],
         content=content,
@@ -99,6 +100,8 @@ def structured_report_of(
         ],
         **identity("sr", source, result),
     )
+    items = [*context, _image_library(source), measurements, _evaluations(result)]
+    report.ContentSequence = sr.ContentSequence(items)
     if result.missing_levels:
         found = len(LEVELS) - len(result.missing_levels)
         report.CompletionFlagDescription = f"{found} of {len(LEVELS)} levels found"

@@ -39,6 +39,7 @@ def test_plain_yaml_is_what_pyyaml_makes_of_it(text: str) -> None:
         pytest.param("{a: " * 60, "50 deep", id="deep mappings"),
         pytest.param("a: 2020-99-99", "month must be in", id="date"),
         pytest.param("a: !!int abc", "invalid literal", id="number"),
+        pytest.param("a: !!int ''", "index out of range", id="no number"),
         pytest.param("a: " + "9" * 5000, "Exceeds the limit", id="long number"),
         pytest.param("!!python/object/apply:os.getcwd []", "could not determine", id="code"),
         pytest.param("a: [", "flow", id="cut short"),

@@ -15,8 +15,8 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.detect.engine import loop
+from spineline.detect.fasterrcnn.heads import ClassWeightedHeads
 from spineline.detect.fasterrcnn.losses import (
-    ClassWeightedHeads,
     class_loss,
     inverse_frequency,
     training_weights,

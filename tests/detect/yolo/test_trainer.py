@@ -171,6 +171,25 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_best_weights_are_drawn_and_the_last_are_kept(tmp_path: Path) -> None:
+    best, last = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    write_checkpoint({"model": best}, tmp_path / "best.pt")
+    drawn = []
+
+    def draw(trainer: Any) -> None:
+        drawn.append(trainer.ema.ema.weight.item())
+
+    draw.args = SimpleNamespace()  # type: ignore[attr-defined]
+    trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(plots=True), parts=SimpleNamespace(val=("image",)), device="cpu",
+        best=tmp_path / "best.pt", ema=SimpleNamespace(ema=deepcopy(last)),
+        stopper=SimpleNamespace(), validator=draw,
+    )  # fmt: skip
+    SpineDetectionTrainer.final_eval(trainer)
+    assert drawn == [best.weight.item()]
+    assert trainer.ema.ema.weight == last.weight
+
+
 def test_generators_are_as_before() -> None:
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002

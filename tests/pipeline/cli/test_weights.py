@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,11 +221,11 @@ def test_strip_reads_an_ultralytics_checkpoint(tmp_path: Path) -> None:
     assert detector.imgsz == 64
 
 
-def write_run_checkpoint(folder: Path, **changes: object) -> Path:
-    """``weights/last.pt`` of a Faster R-CNN's run, as training writes it."""
+@pytest.fixture(scope="module")
+def run_checkpoint() -> dict[str, Any]:
+    """The content of ``weights/last.pt`` of a Faster R-CNN's run, as training writes it."""
     import torch
 
-    from spineline.detect.engine.scaling import make_meta, save_network
     from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_fasterrcnn
 
     description = FasterRCNNDescription("mobilenet_v3_small", 1, 0.25, 0.5)
@@ -233,7 +234,7 @@ def write_run_checkpoint(folder: Path, **changes: object) -> Path:
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    content = {
+    return {
         "done": 1,
         "best": 0.5,
         "best_epoch": 1,
@@ -242,21 +243,26 @@ def write_run_checkpoint(folder: Path, **changes: object) -> Path:
         "description": {"backbone": "mobilenet_v3_small", "channels": 1, "mean": 0.25, "std": 0.5},
         "network": dict(network.state_dict()),
         "optimizer": optimizer.state_dict(),
-        "data": str(folder),
     }
-    torch.save(
-        {k: v for k, v in {**content, **changes}.items() if v is not None}, folder / "last.pt"
-    )
-    save_network(
-        network, make_meta(description, ("healthy", "sick"), 64), folder / "last.safetensors"
-    )
-    return folder / "last.pt"
 
 
-def test_strip_reads_the_checkpoint_of_a_faster_rcnn(tmp_path: Path, run_cli: RunCli) -> None:
+def test_strip_reads_the_checkpoint_of_a_faster_rcnn(
+    tmp_path: Path, run_cli: RunCli, run_checkpoint: dict[str, Any]
+) -> None:
+    import torch
+
     from spineline.detect import load_detector
+    from spineline.detect.checkpoints import packed_safetensors
+    from spineline.detect.engine.scaling import as_stored, make_meta
+    from spineline.detect.fasterrcnn.model import FasterRCNNDescription
 
-    path = write_run_checkpoint(tmp_path)
+    path = tmp_path / "last.pt"
+    torch.save({**run_checkpoint, "data": str(tmp_path)}, path)
+    meta = make_meta(
+        FasterRCNNDescription(**run_checkpoint["description"]), ("healthy", "sick"), 64
+    )
+    data = packed_safetensors(as_stored(run_checkpoint["network"]), meta, half=False)
+    path.with_suffix(".safetensors").write_bytes(data)
     outs = {"pt": tmp_path / "a.safetensors", "safetensors": tmp_path / "b.safetensors"}
     for suffix, out in outs.items():
         words = [f"weights={tmp_path / 'last'}.{suffix}", f"out={out}"]
@@ -293,9 +299,13 @@ def test_strip_reads_the_checkpoint_of_a_faster_rcnn(tmp_path: Path, run_cli: Ru
     ids=["old", "imgsz", "names", "classes", "list", "numbers", "channels", "description"],
 )
 def test_strip_refuses_checkpoints_that_are_none(
-    tmp_path: Path, changes: dict[str, object], message: str
+    tmp_path: Path, run_checkpoint: dict[str, Any], changes: dict[str, object], message: str
 ) -> None:
-    path = write_run_checkpoint(tmp_path, **changes)
+    import torch
+
+    content = {**run_checkpoint, "optimizer": None, **changes}
+    path = tmp_path / "last.pt"
+    torch.save({name: value for name, value in content.items() if value is not None}, path)
     with pytest.raises(WeightsError, match=message):
         strip_weights(WeightsStrip(weights=path, out=tmp_path / "out.safetensors"))
     assert not (tmp_path / "out.safetensors").exists()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.server
+import importlib.util
 import json
 import re
 import shutil
 import socket
+import socketserver
 import subprocess
 import threading
 import time
@@ -48,6 +50,14 @@ def free_port() -> Callable[[], int]:
 def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("USER", "PASSWORD", "TOKEN"):
         monkeypatch.delenv(f"SPINELINE_PACS_{name}", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server sees within 0.1 s that it shall end; a request is tried again at once."""
+    monkeypatch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.1,))
+    if importlib.util.find_spec("dicomweb_client") is not None:
+        monkeypatch.setattr("spineline.pipeline.pacs.web._WAIT_MS", 1)
 
 
 def _wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
