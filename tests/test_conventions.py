@@ -39,6 +39,10 @@ PARTS = (
 """Parts of ``pipeline``: each imports only what stands to its right."""
 
 LATE = {
+    ("converters.convert", "converters.export_sources"): "pydicom, which plain frames do without",
+    ("converters.convert", "converters.sources.result.read"): "the same",
+    ("converters.convert", "converters.sources.tianchi"): "the same",
+    ("converters.patients", "datasets.dicom.header"): "the same",
     ("detect.backend", "detect.checkpoints"): "torch: a detector may be of another backend",
     ("detect.engine.loop", "datasets.common.plots"): "matplotlib, drawn once a run",
     ("detect.fasterrcnn.model", "detect.fasterrcnn.heads"): "torchvision, once a network is built",
