@@ -7,6 +7,7 @@ resolution, then the lower series UID, so that the order of files does not matte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,14 +159,14 @@ class Choice:
     """The chosen slice, and why.
 
     Attributes:
-        series: the series of the slice.
+        series: the series of the slice, without its other stacks.
         slice: the slice.
         warnings: what the user should know about the choice; their codes are ``slice_choice``,
             ``fat_suppressed``, ``no_geometry`` and ``files_left_out``.
         notes: the choice itself, and each series and file left out with its reason.
         neighbours: the other slices of the same stack, one per place, by distance from the chosen
             one along the normal, nearest first.
-        alternatives: the middle slices of equally suited stacks, in order of rank.
+        alternatives: the slices of each equally suited stack, in order of rank.
         t1_slices: the slices of a sagittal T1 stack in the same frame of reference, sorted along
             the normal; empty without one.
         tie: warnings about equally suited stacks.
@@ -178,7 +179,7 @@ class Choice:
     warnings: tuple[Remark, ...] = ()
     notes: tuple[Remark, ...] = ()
     neighbours: tuple[SliceHeader, ...] = ()
-    alternatives: tuple[SliceHeader, ...] = ()
+    alternatives: tuple[Series, ...] = ()
     t1_slices: tuple[SliceHeader, ...] = ()
     tie: tuple[Remark, ...] = ()
     forced: Remark | None = None
@@ -190,7 +191,7 @@ class _Stack:
     """Parallel slices of one size and one kind in one series.
 
     Attributes:
-        series: the series of the slices.
+        series: the series of the slices, without its other stacks.
         slices: sorted along the normal.
         part: which image of a Dixon scan they are.
         seen: demerits from the pixels, and from the stack's place among others.
@@ -287,7 +288,7 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
         tuple(dict.fromkeys(warnings)),
         notes,
         neighbours=_neighbours(best, chosen),
-        alternatives=tuple(_middle(stack)[0] for stack in _equals(best, usable[1:])),
+        alternatives=tuple(stack.series for stack in _equals(best, usable[1:])),
         t1_slices=_t1_slices(stacks, chosen),
         tie=tuple(tie),
         forced=forced,
@@ -300,21 +301,30 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
 
 def _stacks(series: Series) -> list[_Stack]:
     """Group the series' slices into stacks, in order of first occurrence."""
-    groups: list[list[SliceHeader]] = []
+    groups: list[tuple[object, list[SliceHeader]]] = []
     for header in series.slices:
-        home = next((group for group in groups if _of_one_stack(group[0], header)), None)
-        if home is None:
-            groups.append([header])
+        kind = _kind_of(header)
+        home = (group for other, group in groups if other == kind and _in_line(group[0], header))
+        group = next(home, None)
+        if group is None:
+            groups.append((kind, [header]))
         else:
-            home.append(header)
-    return [_Stack(series, tuple(group), dixon_part(group[0])) for group in groups]
+            group.append(header)
+    stacks = [slices for _, group in groups for slices in _repeats(tuple(group))]
+    return [_Stack(_narrowed(series, slices), slices, dixon_part(slices[0])) for slices in stacks]
 
 
-def _of_one_stack(one: SliceHeader, other: SliceHeader) -> bool:
-    """Whether two slices of a series are parallel, of one size and kind, and not shifted."""
-    kinds = [(h.rows, h.columns, dixon_part(h), no_anatomy(h)) for h in (one, other)]
-    if kinds[0] != kinds[1]:
-        return False
+def _kind_of(header: SliceHeader) -> object:
+    """Values by which slices of one series belong to different stacks."""
+    return (
+        (header.rows, header.columns, header.position is None),
+        (dixon_part(header), no_anatomy(header), weighting(header)),
+        re.sub(r"[\d\W_]+", " ", header.series_description.upper()).strip(),
+    )
+
+
+def _in_line(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether two slices are parallel, and not shifted within their plane."""
     if one.orientation is None or other.orientation is None:
         return one.orientation is other.orientation
     parallel = bool(np.abs(np.subtract(one.orientation, other.orientation)).max() < 0.02)
@@ -322,6 +332,34 @@ def _of_one_stack(one: SliceHeader, other: SliceHeader) -> bool:
         return parallel
     shift = np.subtract(one.position, other.position) @ np.array(one.orientation[3:])  # type: ignore[arg-type]
     return bool(abs(shift) < _SHIFT_SHARE * _height_mm(one))
+
+
+def _repeats(slices: tuple[SliceHeader, ...]) -> list[tuple[SliceHeader, ...]]:
+    """Split slices that repeat every place equally often, such as two acquisitions.
+
+    Echoes and images with suppressed fat stay together: of these, one is chosen at each place. So
+    do slices whose numbers repeat too, because nothing shows which of them belong together.
+    """
+    along = _positions(slices)
+    numbers = {(header.instance_number, header.frame) for header in slices}
+    kinds = {_within_place(header)[:2] for header in slices}
+    if along is None or len(numbers) < len(slices) or len(kinds) > 1:
+        return [slices]
+    places: dict[float, list[SliceHeader]] = {}
+    for header, place in zip(slices, np.round(along, 2), strict=True):
+        places.setdefault(float(place), []).append(header)
+    counts = {len(place) for place in places.values()}
+    if len(counts) > 1:
+        return [slices]
+    return list(zip(*(sorted(place, key=_within_place) for place in places.values()), strict=True))
+
+
+def _narrowed(series: Series, slices: tuple[SliceHeader, ...]) -> Series:
+    """The series with these of its slices, described as they are."""
+    if len(slices) == len(series.slices):
+        return series
+    description = slices[0].series_description or series.description
+    return Series(series.series_uid, description, slices)
 
 
 def _height_mm(header: SliceHeader) -> float:

@@ -771,8 +771,7 @@ def read_beside(frame: Frame, beside: Frame | Unread) -> Frame:
 
 def _rivals(case: Case, study: Study, choice: Choice, reader: _Reader) -> Iterator[Frame]:
     """The middle slices of series that are equally suited as the chosen one."""
-    for header in choice.alternatives[:_MOST_RIVALS]:
-        series = next(s for s in study.series if any(h is header for h in s.slices))
+    for series in choice.alternatives[:_MOST_RIVALS]:
         try:
             alone = replace(study, series=(series,))
             other = choose_slice(alone, read=reader.upright)

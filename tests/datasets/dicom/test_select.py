@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -302,6 +303,54 @@ def test_of_several_images_at_one_place_the_longest_echo_is_taken() -> None:
     assert "the longest echo was chosen" in str(choice.warnings[0])
 
 
+def in_one_series(*series: Series) -> Series:
+    """The slices of series under one UID, numbered on."""
+    slices = [header for each in series for header in each.slices]
+    slices = [replace(each, series_uid="1", instance_number=n) for n, each in enumerate(slices, 1)]
+    return Series("1", slices[0].series_description, tuple(slices))
+
+
+@pytest.mark.parametrize("words", ["PD_T2_SAG", "SAG"])
+@pytest.mark.parametrize("first", [15.0, 100.0])
+def test_of_two_echoes_in_one_series_the_t2_weighted_one_is_taken(words: str, first: float) -> None:
+    echoes = [make_series(words, uid=str(echo), echo_time_ms=echo, repetition_time_ms=3000.0)
+              for echo in (first, 115.0 - first)]  # fmt: skip
+    choice = choose(in_one_series(*echoes))
+    assert choice.slice.echo_time_ms == 100.0
+    assert choice.slice.instance_uid == "100.0.3"
+    assert len(choice.neighbours) == 6
+
+
+def test_of_a_study_under_one_series_uid_the_t2_slices_are_taken_and_described() -> None:
+    choice = choose(in_one_series(make_series("T1_TSE_SAG"), make_series("T2_TSE_SAG")))
+    assert choice.slice.instance_uid == "T2_TSE_SAG.3"
+    assert choice.series.description == "T2_TSE_SAG"
+    assert "of series 'T2_TSE_SAG'" in str(choice.notes[0])
+    assert len(choice.t1_slices) == 7
+
+
+def test_descriptions_within_one_series_name_the_parts_of_a_dixon_scan() -> None:
+    names = ("FAT: Sag T2", "WATER: Sag T2", "InPhase: Sag T2", "OutPhase: Sag T2")
+    choice = choose(in_one_series(*(make_series(name) for name in names)))
+    assert choice.slice.series_description == "WATER: Sag T2"
+    assert choice.warnings[0].code == "fat_suppressed"
+
+
+def test_two_acquisitions_in_one_series_are_equally_suited() -> None:
+    choice = choose(in_one_series(make_series(uid="a"), make_series(uid="b")))
+    assert choice.slice.instance_uid == "a.3"
+    assert [s.instance_uid for s in choice.alternatives[0].slices[:2]] == ["b.0", "b.1"]
+    assert "from 2 equally suited series" in str(choice.warnings[0])
+
+
+def test_a_slice_without_a_position_does_not_disturb_the_others() -> None:
+    series = make_series()
+    slices = (replace(series.slices[0], position=None, instance_number=99), *series.slices[1:])
+    choice = choose(Series("1", "T2", slices))
+    assert choice.slice.instance_uid == "T2_TSE_SAG.4"
+    assert len(choice.neighbours) == 5
+
+
 def test_planes_within_one_series_are_kept_apart() -> None:
     planes = [
         make_series("T2 HASTE", uid="s", count=3, orientation=orientation)
@@ -372,7 +421,7 @@ def test_other_stacks_of_the_same_rank_are_offered_by_their_middle() -> None:
     worse = make_series("T2_TSE_SAG_FS", count=9)
     choice = choose(twin, worse, first)
     assert choice.series is first
-    assert [s.instance_uid for s in choice.alternatives] == ["1.3"]
+    assert [s.series_uid for s in choice.alternatives] == ["1"]
 
 
 @pytest.mark.parametrize(
