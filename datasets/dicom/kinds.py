@@ -8,7 +8,7 @@ sequence.
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -64,8 +64,8 @@ _DIXON_TYPES: dict[str, DixonPart] = {
 _PART_WORDS: dict[DixonPart, str] = {
     "in-phase": r"IN(?:[ _-]?PHASE)?|IP",
     "opposed-phase": r"OPP?(?:OSED)?(?:[ _-]?PHASE)?|OUT(?:[ _-]?(?:OF[ _-]?)?PHASE)?",
-    "water": r"W|WAT|WATER(?:[ _-]?ONLY)?",
-    "fat": r"F|FAT(?:[ _-]?ONLY)?",
+    "water": r"W|WAT|WATER(?:[ _-]?ONLY)?|WASSER|EAU|AGUA",
+    "fat": r"F|FAT(?:[ _-]?ONLY)?|FETT|GRAISSE|GRASA",
 }
 _PARTS: dict[DixonPart, re.Pattern[str]] = {
     part: re.compile(rf"(?<![A-Z0-9])(?:{words})(?![A-Z])(?![ _-]?(?:SAT|SUP))")
@@ -77,12 +77,7 @@ _SURE_PARTS: dict[DixonPart, re.Pattern[str]] = {
     "water": re.compile(r"WATER[ _-]ONLY"),
     "fat": re.compile(r"FAT[ _-]ONLY"),
 }
-_AT_THE_END = re.compile(
-    rf"^(?P<stem>.+?)[ _.:-]+(?P<part>{'|'.join(_PART_WORDS.values())})(?:_ND|_DIS[23]D)?$"
-)
-_AT_THE_START = re.compile(
-    rf"^(?P<part>{'|'.join(_PART_WORDS.values())})[ _-]*[ _:][ _-]*(?P<stem>.+)$"
-)
+_DISTORTION = re.compile(r"_(?:ND|DIS[23]D)$")
 
 _T2_ECHO_MS = 60.0
 _T2_REPETITION_MS = 1500.0
@@ -200,20 +195,22 @@ def _searched(text: str, patterns: dict[DixonPart, re.Pattern[str]]) -> DixonPar
     return max(found)[1] if found else None
 
 
-def named_part(description: str) -> tuple[str, DixonPart] | None:
-    """Split the word of a Dixon part off the start or end of a description.
+def named_parts(description: str) -> tuple[tuple[str, DixonPart], ...]:
+    """Split each word of a Dixon part off a description, with the rest of its words.
 
     Such a word means a Dixon scan only if other descriptions have the same rest.
 
-    >>> named_part("t2_tse_sag_F"), named_part("WATER: Sag T2")
-    (('T2_TSE_SAG', 'fat'), ('SAG T2', 'water'))
+    >>> named_parts("t2_tse_sag_F"), named_parts("(WATER) Sag T2")
+    ((('T2 TSE SAG', 'fat'),), (('SAG T2', 'water'),))
     """
-    text = description.upper().strip()
-    match = _AT_THE_END.match(text) or _AT_THE_START.match(text)
-    if match is None:
-        return None
-    parts = (p for p in get_args(DixonPart) if re.fullmatch(_PART_WORDS[p], match["part"]))
-    return match["stem"].strip(), next(parts)
+    text = _DISTORTION.sub("", description.upper().strip())
+    found = (
+        (f"{text[: match.start()]} {text[match.end() :]}", part)
+        for part, pattern in _PARTS.items()
+        for match in pattern.finditer(text)
+    )
+    stems = ((" ".join(re.findall(r"[^\W_]+", rest)), part) for rest, part in found)
+    return tuple((stem, part) for stem, part in stems if stem)
 
 
 def fat_suppression(header: SliceHeader) -> str | None:

@@ -41,7 +41,7 @@ from spineline.datasets.dicom.kinds import (
     is_of_dixon_scan,
     is_of_other_region,
     is_of_sagittal_plane,
-    named_part,
+    named_parts,
     no_anatomy,
     plane_of,
     weighting,
@@ -384,9 +384,8 @@ def _with_named_parts(stacks: Sequence[_Stack]) -> list[_Stack]:
     """
     groups: dict[object, dict[int, DixonPart]] = {}
     for n, stack in enumerate(stacks):
-        named = named_part(stack.series.description)
-        if stack.part is None and named is not None:
-            groups.setdefault((named[0], _geometry_of(stack)), {})[n] = named[1]
+        for rest, part in named_parts(stack.series.description) if stack.part is None else ():
+            groups.setdefault((rest, _geometry_of(stack)), {})[n] = part
     parts = {
         n: part for group in groups.values() if len(set(group.values())) > 1
         for n, part in group.items()

@@ -114,6 +114,14 @@ DIXON_NAMES = [
      "fat": "T2_tse_sag_fat"},
     {"water": "T2W_sag_W", "in-phase": "T2W_sag_IP", "opposed-phase": "T2W_sag_OP",
      "fat": "T2W_sag_F"},
+    {"water": "(WATER) Sag T2", "in-phase": "(IN) Sag T2", "opposed-phase": "(OUT) Sag T2",
+     "fat": "(FAT) Sag T2"},
+    {"water": "t2_W_sag_p2", "in-phase": "t2_in_sag_p2", "opposed-phase": "t2_opp_sag_p2",
+     "fat": "t2_F_sag_p2"},
+    {"water": "T2 SAG W 腰椎", "in-phase": "T2 SAG IP 腰椎", "opposed-phase": "T2 SAG OP 腰椎",
+     "fat": "T2 SAG F 腰椎"},
+    {"water": "T2 sag [Wasser]", "in-phase": "T2 sag [in]", "opposed-phase": "T2 sag [opp]",
+     "fat": "T2 sag [Fett]"},
 ]  # fmt: skip
 PARTS = ("water", "in-phase", "opposed-phase", "fat")
 
