@@ -44,6 +44,7 @@ from spineline.datasets.dicom.index import (
     read_study,
 )
 from spineline.datasets.dicom.privacy import (
+    count_patients,
     holds_identity,
     identity_parts,
     privacy_remarks,
@@ -662,6 +663,16 @@ def _load_slice(case: Case, study: Study) -> Frame:
     return frame if study.single_file else replace(frame, series_found=choice.found)
 
 
+def _patients_warning(study: Study) -> tuple[Remark, ...]:
+    """A warning if files of several patients have the same study UID, as after anonymisation."""
+    headers = [header for series in study.series for header in series.slices]
+    count = count_patients(headers) if study.study_uid else 0
+    if count < 2:
+        return ()
+    wording = "files of {count} patients have this study's UID, and only one slice was chosen; "
+    return (warning("files_left_out", wording + "give each patient's files alone", count=count),)
+
+
 class _Reader:
     """Reads the pixels of slices, each once, also for the choice of a slice."""
 
@@ -734,7 +745,8 @@ def _framed(
         text = "no usable pixel spacing or position, so points have no mm"
         warnings = (*warnings, warning("no_geometry", text))
     names = (case.name, study.folder.name, header.path.stem)
-    return replace(frame, warnings=(*warnings, *_privacy(header, names)))
+    told = (*_patients_warning(study), *_privacy(header, names))
+    return replace(frame, warnings=(*warnings, *told))
 
 
 def _unread(study: Study, headers: Sequence[SliceHeader]) -> tuple[Unread, ...]:

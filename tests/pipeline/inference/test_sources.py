@@ -237,6 +237,22 @@ def test_neither_notes_nor_warnings_tell_the_patients_name(
 # What is told of who the patient is
 
 
+@pytest.mark.parametrize("other", ["ID-2", " id-1 ", ""])
+def test_two_patients_under_one_study_uid_are_told(tmp_path, make_study, other: str) -> None:
+    for folder, number in (("a", "ID-1"), ("b", other)):
+        make_study(tmp_path / "s" / folder, change=lambda ds, n=number: setattr(ds, "PatientID", n))
+    for path in (tmp_path / "s" / "b").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID = pydicom.dcmread(tmp_path / "s" / "a" / "im0").StudyInstanceUID
+        dataset.save_as(path)
+    (case,) = find_cases(tmp_path / "s")
+    frame = load_frame(replace(case, slices="auto"))
+    for each in (frame, *frame.around.rivals):
+        told = [w.text for w in each.warnings if w.text.startswith("files of 2 patients have this")]
+        assert len(told) == (other == "ID-2")
+    assert frame.around.rivals
+
+
 @pytest.mark.parametrize("value", ["YES", "NO", None])
 def test_burned_in_annotation(tmp_path, make_study, value) -> None:
     def mark(ds: pydicom.Dataset) -> None:
