@@ -97,6 +97,8 @@ _BY_NAME = "the middle one by file name was chosen, because the images do not sa
 _OTHER_SUFFIXES = {Path(f"a{each}").suffix for each in (*VOLUME_FORMATS, *ARCHIVE_SUFFIXES)}
 _MOST_RIVALS = 2
 """Maximum number of equally suited series to analyse besides the first."""
+_MOST_DAMAGED = 2
+"""Maximum number of slices that replace a chosen one whose pixels cannot be read."""
 _FEW_FILES = 32 * _CHUNK
 """Up to this number, plain files are read in this process, because starting others takes longer."""
 
@@ -644,7 +646,8 @@ def _without_identity(study: Study, identity: Sequence[str], pseudonymous: bool,
     return text
 
 
-def _load_slice(case: Case, study: Study) -> Frame:
+def _load_slice(case: Case, study: Study, *, others: int = _MOST_DAMAGED) -> Frame:
+    """The chosen slice; if its pixels cannot be read, up to ``others`` further ones are tried."""
     reader = _Reader()
     if case.header is not None:
         return _framed(case, study, case.header, reader)
@@ -659,8 +662,28 @@ def _load_slice(case: Case, study: Study) -> Frame:
         except DicomReadError:
             raise error from None
         return replace(frame, series_found=error.found)
-    frame = _load_choice(case, study, choice, reader)
+    try:
+        frame = _load_choice(case, study, choice, reader)
+    except DicomReadError as error:
+        if not (others and choice.neighbours) or choice.slice.frame is not None:
+            raise
+        try:
+            return _load_slice(case, _without(study, choice.slice, error), others=others - 1)
+        except SpinelineError:
+            raise error from None
     return frame if study.single_file else replace(frame, series_found=choice.found)
+
+
+def _without(study: Study, header: SliceHeader, error: DicomReadError) -> Study:
+    """The study without a slice whose pixels cannot be read."""
+    reason = str(error).removeprefix(f"{header.path}: ")
+    rejection = Rejection(header.path, reason, "damaged", study.study_uid)
+    series = (
+        replace(each, slices=tuple(other for other in each.slices if other is not header))
+        for each in study.series
+    )
+    kept = tuple(each for each in series if each.slices)
+    return replace(study, series=kept, rejections=(*study.rejections, rejection))
 
 
 def _patients_warning(study: Study) -> tuple[Remark, ...]:

@@ -330,6 +330,28 @@ def test_no_name_of_a_file_is_in_what_is_told_of_a_slice_that_cannot_be_read(
     assert analysis.result.slices.looked_at == (3, 4)
 
 
+@pytest.mark.parametrize("pixels", [b"", bytes(100), None], ids=["none", "cut short", "black"])
+@pytest.mark.parametrize("damaged", [1, 2, 4])
+def test_a_middle_slice_that_cannot_be_read_is_left_out(
+    tmp_path, make_study, pixels: bytes | None, damaged: int
+) -> None:
+    make_study(tmp_path / "s", slices=7)
+    for number in (3, 4, 2, 5)[:damaged]:
+        dataset = pydicom.dcmread(tmp_path / "s" / f"im{number}")
+        dataset.PixelData = bytes(len(dataset.PixelData)) if pixels is None else pixels
+        dataset.save_as(tmp_path / "s" / f"im{number}")
+    (case,) = find_cases(tmp_path / "s", slices="auto")
+    if damaged > 3:
+        with pytest.raises(SpinelineError, match="im3"):
+            load_frame(case)
+        return
+    frame = load_frame(case)
+    assert frame.header.path.name == ("im4" if damaged == 1 else "im2")
+    told = [each for each in frame.warnings if each.code == "files_left_out"]
+    assert len(told) == damaged
+    assert "file im3 was left out: " in told[0].text
+
+
 @pytest.mark.parametrize("whole", ["a", "b"])
 def test_the_better_of_equal_series_keeps_what_is_told_of_the_study(
     tmp_path, fake_pipeline, make_slice, make_spots, make_points, whole: str
