@@ -55,6 +55,9 @@ _STATION_SHARE = 0.35
 """A stack this fraction of its height above another shows another station of a whole spine."""
 _NAMED_FILES = 5
 """Most damaged files that are named one by one in warnings."""
+_LEAST_STEPS = 3
+_GAP = 1.5
+"""Steps this many times as wide as the others of a stack are gaps."""
 _SHIFT_SHARE = 0.25
 """Slices shifted by this fraction of their height within their plane do not form a stack."""
 
@@ -646,7 +649,21 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
     if len(places) > 1:
         text = "of several middle images, the one with fat and the longest echo was chosen"
         warnings.append(stack.remark("slice_choice", "{series.shown}: {reason}", text))
+    if gap := _gap(along):
+        warnings.append(stack.remark("slice_choice", "{series.shown}: {reason}", gap))
     return slices[place], place, warnings
+
+
+def _gap(along: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
+    """A text about gaps in a stack of otherwise even steps, or empty."""
+    steps = np.diff(np.unique(np.round(along, 2)))
+    if len(steps) < _LEAST_STEPS:
+        return ""
+    usual, widest = float(np.median(steps)), float(steps.max())
+    wide = int((steps > _GAP * usual).sum())
+    if not 0 < wide <= max(1, len(steps) // 4):
+        return ""
+    return f"slices seem to be missing: some lie {widest:.1f} mm apart, and most {usual:.1f} mm"
 
 
 def _neighbours(stack: _Stack, chosen: SliceHeader) -> tuple[SliceHeader, ...]:

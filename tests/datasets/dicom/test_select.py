@@ -290,6 +290,24 @@ def test_a_gap_in_the_stack_does_not_shift_the_middle() -> None:
     assert choose(Series("1", "T2", tuple(slices))).slice.instance_uid == "0.5"
 
 
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        ((0, 4, 8, 20, 24), True),
+        ((0, 4, 8, 12, 20, 24), True),
+        ((0, 4, 8, 12, 16), False),
+        ((0, 1, 4, 5, 8, 9, 12, 13), False),
+        ((0, 4, 12), False),
+    ],
+    ids=["two lost", "one lost", "none lost", "two stacks", "too few to know"],
+)
+def test_slices_that_seem_to_be_missing_are_told(places: tuple[float, ...], told: bool) -> None:
+    slices = [make_series(count=1, position=(float(x), 0.0, 0.0)).slices[0] for x in places]
+    warnings = choose(Series("1", "T2", tuple(slices))).warnings
+    assert [each.code for each in warnings] == ["slice_choice"] * told
+    assert all("slices seem to be missing: some lie" in each.text for each in warnings)
+
+
 @pytest.mark.parametrize("position", [None, (0.0, 0.0, 0.0)], ids=["absent", "all-equal"])
 def test_without_positions_the_instance_number_decides(position: object) -> None:
     series = make_series(count=5, position=position)
