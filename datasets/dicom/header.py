@@ -46,6 +46,7 @@ _KEYWORDS = (
 _TAGS = [tag_for_keyword(keyword) for keyword in _KEYWORDS]
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MAX_INFLATED = 256 * 1024 * 1024
+_MR_IMAGES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1")
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -328,7 +329,9 @@ def _frame_headers(
             f"{frames} frames with {len(groups)} per-frame descriptions: only files of one image "
             "and enhanced multi-frame files are read"
         )
-        raise HeaderRejected(reason, "no-image", _text(dataset, "StudyInstanceUID"))
+        is_scan = _text(dataset, "SOPClassUID") in _MR_IMAGES
+        kind: RejectionKind = "damaged" if is_scan else "no-image"  # a screenshot needs no warning
+        raise HeaderRejected(reason, kind, _text(dataset, "StudyInstanceUID"))
     shared = _sequence(dataset, "SharedFunctionalGroupsSequence")[:1]
     return tuple(
         _header(path, dataset, _flatten([group, *shared, dataset]), rows, columns, (n, frames))

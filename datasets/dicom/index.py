@@ -567,7 +567,7 @@ def _shared_by_slices(header: SliceHeader, *, exactly: bool) -> object | None:
     """Values that the slices of one series share besides its UID; None if too few are stated."""
     words, echo = header.words, header.echo_time_ms
     told = header.series_number is not None or header.words
-    if header.frame is not None or header.orientation is None or not (told and header.position):
+    if header.frames > 1 or header.orientation is None or not (told and header.position):
         return None
     return (
         header.series_number if exactly else None,

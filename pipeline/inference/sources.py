@@ -665,7 +665,7 @@ def _load_slice(case: Case, study: Study, *, others: int = _MOST_DAMAGED) -> Fra
     try:
         frame = _load_choice(case, study, choice, reader)
     except DicomReadError as error:
-        if not (others and choice.neighbours) or choice.slice.frame is not None:
+        if not (others and choice.neighbours) or choice.slice.frames > 1:
             raise
         try:
             return _load_slice(case, _without(study, choice.slice, error), others=others - 1)
