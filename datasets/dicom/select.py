@@ -634,11 +634,12 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
     slices = stack.slices
     along = _positions(slices)
     if along is None:
-        ordered = sorted(slices, key=lambda s: (s.instance_number or 0, s.frame or 0, str(s.path)))
+        ordered = in_order(slices)
         chosen = ordered[len(ordered) // 2]
         if len(slices) == 1:
             return chosen, 0, []
-        text = "slices have no distinct positions; the middle is by instance number"
+        by = "slice location" if _has_locations(slices) else "instance number"
+        text = f"slices have no distinct positions; the middle is by {by}"
         warning = stack.remark("slice_choice", "{series.shown}: {reason}", text)
         return chosen, ordered.index(chosen), [warning]
     distance = np.abs(along - (along.min() + along.max()) / 2)
@@ -652,6 +653,19 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
     if gap := _gap(along):
         warnings.append(stack.remark("slice_choice", "{series.shown}: {reason}", gap))
     return slices[place], place, warnings
+
+
+def in_order(slices: Sequence[SliceHeader]) -> list[SliceHeader]:
+    """Slices without distinct positions in order: by their slice locations, or else numbers."""
+    if _has_locations(slices):
+        return sorted(slices, key=lambda s: s.location_mm or 0.0)
+    return sorted(slices, key=lambda s: (s.instance_number or 0, s.frame or 0, str(s.path)))
+
+
+def _has_locations(slices: Sequence[SliceHeader]) -> bool:
+    """Whether every slice has a slice location of its own."""
+    locations = {header.location_mm for header in slices}
+    return None not in locations and len(locations) == len(slices)
 
 
 def _gap(along: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:

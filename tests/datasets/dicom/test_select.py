@@ -317,6 +317,19 @@ def test_without_positions_the_instance_number_decides(position: object) -> None
     assert "the middle is by instance number" in str(choice.warnings[0])
 
 
+@pytest.mark.parametrize("position", [None, (0.0, 0.0, 0.0)], ids=["absent", "all-equal"])
+def test_without_positions_slice_locations_come_before_numbers(position: object) -> None:
+    series = make_series(count=7, position=position)
+    slices = tuple(
+        replace(header, location_mm=4.0 * place - 12)
+        for header, place in zip(series.slices, (0, 2, 4, 6, 1, 3, 5), strict=True)
+    )
+    choice = choose(Series("1", "T2", slices))
+    assert choice.slice.location_mm == 0
+    assert choice.slice.instance_number == 6
+    assert "the middle is by slice location" in str(choice.warnings[0])
+
+
 def test_of_several_images_at_one_place_the_longest_echo_is_taken() -> None:
     slices = [
         make_series(count=1, position=(x, 0.0, 0.0), echo_time_ms=echo, instance_uid=f"{x}/{echo}")
