@@ -319,8 +319,9 @@ def _stacks(series: Series) -> list[_Stack]:
 
 def _kind_of(header: SliceHeader) -> object:
     """Values by which slices of one series belong to different stacks."""
+    spacing = header.spacing_rc_mm and tuple(round(mm, 2) for mm in header.spacing_rc_mm)
     return (
-        (header.rows, header.columns, header.position is None),
+        (header.rows, header.columns, spacing, header.position is None),
         (dixon_part(header), no_anatomy(header), weighting(header)),
         re.sub(r"[\d\W_]+", " ", header.series_description.upper()).strip(),
     )

@@ -382,6 +382,13 @@ def test_two_acquisitions_in_one_series_are_equally_suited() -> None:
     assert "from 2 equally suited series" in str(choice.warnings[0])
 
 
+def test_two_fields_of_view_in_one_series_are_two_stacks() -> None:
+    wide = make_series(uid="w", count=5, spacing_rc_mm=(1.2, 1.2), echo_time_ms=120.0)
+    choice = choose(in_one_series(wide, make_series(uid="n", echo_time_ms=100.0)))
+    assert choice.slice.instance_uid == "n.3"
+    assert {header.spacing_rc_mm for header in choice.neighbours} == {(1.0, 1.0)}
+
+
 def test_a_slice_without_a_position_does_not_disturb_the_others() -> None:
     series = make_series()
     slices = (replace(series.slices[0], position=None, instance_number=99), *series.slices[1:])
