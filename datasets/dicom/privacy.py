@@ -158,7 +158,7 @@ def identity_parts(path: Path) -> list[str]:
 def count_patients(headers: Iterable[SliceHeader]) -> int:
     """Return how many patient numbers one file of each series and folder states."""
     files = {(header.series_uid, header.path.parent): header.path for header in headers}
-    numbers = set()
+    numbers: set[str] = set()
     for path in files.values():
         with quiet_pydicom():
             try:

@@ -18,7 +18,6 @@ import numpy as np
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
-from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.inference.results import GradedStructure
@@ -27,7 +26,7 @@ from spineline.pipeline.inference.sources import find_cases
 from spineline.pipeline.outputs.settings import OutputSettings
 
 if TYPE_CHECKING:
-    from spineline.pipeline.inference.ground_truth import GroundTruth, GroundTruthSet
+    from spineline.pipeline.inference.ground_truth import GroundTruth, GroundTruthSet, Headers
     from spineline.pipeline.inference.pipeline import Analysis
 
 Point = tuple[float, float]
@@ -115,9 +114,7 @@ def comparison_of(analysis: Analysis, settings: OutputSettings) -> Comparison | 
         return Comparison({}, f"the annotation cannot be compared: {error}")
 
 
-def _comparison_with(
-    analysis: Analysis, record: ImageRecord, headers: Mapping[str, SliceHeader]
-) -> Comparison:
+def _comparison_with(analysis: Analysis, record: ImageRecord, headers: Headers) -> Comparison:
     """Compare the labels of one image with a prediction.
 
     Args:
