@@ -221,7 +221,7 @@ def _table_pairs(text: str, path: Path) -> list[tuple[str, str]]:
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
     except csv.Error as error:
         raise ConfigError(f"patients={path}: no CSV table ({error})") from error
-    head = [cell.strip().lower() for cell in rows[0]] if rows else []
+    head = [cell.strip().lower().replace(" ", "_") for cell in rows[0]] if rows else []
     images = [n for n, name in enumerate(head) if name in _IMAGE_COLUMNS]
     patients = [n for n, name in enumerate(head) if name in _PATIENT_COLUMNS]
     if images and patients:

@@ -24,7 +24,7 @@ _PD = re.compile(r"(?<![A-Z])PD(?:W|FS)?(?![A-Z])|PROTON|DENSITY")
 _T2_STAR = re.compile(
     r"T2\s*\*|T2[ _-]?STAR|(?<![A-Z])(?:MEDIC|MERGE|GRE|FFE|FLASH|SWI|FIESTA)(?![A-Z])"
 )
-_SAGITTAL = re.compile(r"(?<![A-Z])(?:[TW12_]*SAG(?:ITTAL)?)(?![A-Z])|矢状")
+_SAGITTAL = re.compile(r"(?<![A-Z])(?:[TW12_]*SAG(?:IT+ALE?)?)(?![A-Z])|矢状")
 _LOCALIZER = re.compile(
     r"LOCALI[SZ]|LOCATOR|SCOUT|SURVEY|SCANOGRAM|POSDISP|"
     r"(?<![A-Z])(?:LOC|PLAN|AAH|PILOT)(?![A-Z])|定位"

@@ -138,6 +138,7 @@ FILES = {
     "c.json": '{"001": "Meier", "002": "Meier", "151": "Huber"}',
     "d.yaml": "Meier: ['001', '002']\nHuber: ['151']\n",
     "f.csv": "001,Meier\n002, MEIER \n151,Huber\n",
+    "g.csv": "Study ID,Patient ID\n001,Meier\n002,Meier\n151,Huber\n",
     "e.csv": "\ufeffpatient_id,age,study\nMeier,3,001\nMeier,4,002\nHuber,5,151\n",
 }
 

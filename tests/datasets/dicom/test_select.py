@@ -407,6 +407,13 @@ def test_planes_within_one_series_are_kept_apart() -> None:
     assert choice.slice.orientation == SAGITTAL
 
 
+@pytest.mark.parametrize("words", ["T2 SAGITTALE", "T2 sagital", "T2 sagittal, écho", "T2 矢状位"])
+def test_without_orientation_the_description_says_sagittal(words: str) -> None:
+    choice = choose(make_series(words, orientation=None, position=None))
+    assert choice.slice.instance_number == 4
+    assert any("assumed to be sagittal by its description" in w.text for w in choice.warnings)
+
+
 def test_a_slightly_oblique_stack_is_sagittal() -> None:
     angle = np.radians(20)
     oblique = (-np.sin(angle), np.cos(angle), 0.0, 0.0, 0.0, -1.0)
