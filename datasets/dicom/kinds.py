@@ -55,12 +55,6 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _FAT_SCAN_OPTIONS = ("FS", "SFS", "FAT_SAT", "FATSAT", "SPIR", "SPAIR", "STIR", "WE")
 
 _DIXON = re.compile(r"DIXON|IDEAL|(?<![A-Z])(?:FLEX|WFOP|WFS|WFI)(?![A-Z])")
-_DIXON_TYPES: dict[str, DixonPart] = {
-    "W": "water", "WATER": "water", "F": "fat", "FAT": "fat", "IP": "in-phase",
-    "IN_PHASE": "in-phase", "IN PHASE": "in-phase", "INPHASE": "in-phase", "OP": "opposed-phase",
-    "OPP_PHASE": "opposed-phase", "OUT_PHASE": "opposed-phase", "OUT PHASE": "opposed-phase",
-    "OPPOSED_PHASE": "opposed-phase", "OUTPHASE": "opposed-phase", "OUT_OF_PHASE": "opposed-phase",
-}  # fmt: skip
 _PART_WORDS: dict[DixonPart, str] = {
     "in-phase": r"IN(?:[ _-]?PHASE)?|IP",
     "opposed-phase": r"OPP?(?:OSED)?(?:[ _-]?PHASE)?|OUT(?:[ _-]?(?:OF[ _-]?)?PHASE)?",
@@ -179,7 +173,8 @@ def dixon_part(header: SliceHeader) -> DixonPart | None:
     >>> dixon_part(SliceHeader(Path(), "1", "2", "3", 4, 4, words="T2 DIXON SAG_W"))
     'water'
     """
-    by_type = (_DIXON_TYPES[kind] for kind in header.image_type[2:] if kind in _DIXON_TYPES)
+    types = ((kind, p) for kind in header.image_type[2:] for p in _PARTS)
+    by_type = (part for kind, part in types if _PARTS[part].fullmatch(kind))
     part = next(by_type, None) or _searched(header.words, _SURE_PARTS)
     if part is not None or not (_DIXON.search(header.words) or "DIXON" in header.image_type):
         return part

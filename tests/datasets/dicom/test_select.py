@@ -145,8 +145,15 @@ def test_of_a_dixon_scan_water_comes_before_in_phase_and_the_rest(
     [
         {"water": "WATER", "in-phase": "IN_PHASE", "opposed-phase": "OPP_PHASE", "fat": "FAT"},
         {"water": "W", "in-phase": "IP", "opposed-phase": "OP", "fat": "F"},
+        {"water": "WAT", "in-phase": "IN", "opposed-phase": "OPP", "fat": "FAT"},
+        {
+            "water": "WATER_ONLY",
+            "in-phase": "IN-PHASE",
+            "opposed-phase": "OUT_OF_PHASE",
+            "fat": "FAT ONLY",
+        },
     ],
-    ids=["words", "letters"],
+    ids=["words", "letters", "short words", "long words"],
 )
 @pytest.mark.parametrize("together", [False, True], ids=["four series", "one series"])
 def test_parts_of_a_dixon_scan_are_known_by_image_type_alone(
