@@ -106,6 +106,11 @@ def is_derived(header: SliceHeader) -> bool:
     return derived and dixon_part(header) is None
 
 
+def is_real_part(header: SliceHeader) -> bool:
+    """Return whether a slice is the real part of a complex image, which may be negative."""
+    return not {"R", "REAL"}.isdisjoint(header.image_type[2:])
+
+
 def is_of_sagittal_plane(header: SliceHeader) -> bool:
     """Return whether a slice is sagittal by orientation, or by description without one."""
     if header.orientation is None:

@@ -41,6 +41,7 @@ from spineline.datasets.dicom.kinds import (
     is_of_dixon_scan,
     is_of_other_region,
     is_of_sagittal_plane,
+    is_real_part,
     named_parts,
     no_anatomy,
     plane_of,
@@ -322,7 +323,7 @@ def _kind_of(header: SliceHeader) -> object:
     spacing = header.spacing_rc_mm and tuple(round(mm, 2) for mm in header.spacing_rc_mm)
     return (
         (header.rows, header.columns, spacing, header.position is None),
-        (dixon_part(header), no_anatomy(header), weighting(header)),
+        (dixon_part(header), no_anatomy(header), weighting(header), is_real_part(header)),
         re.sub(r"[\d\W_]+", " ", header.series_description.upper()).strip(),
     )
 
@@ -566,6 +567,7 @@ def _demerits(stack: _Stack) -> list[Demerit]:
         ),
         (contrast == "T2*", 6, "T2*-weighted or short repetition, not plain T2"),
         (stack.part is None and is_derived(header), 4, "a derived image, not an original one"),
+        (is_real_part(header), 4, "the real part of a complex image, not its magnitude"),
         (
             contrast == "T2" and echo is not None and echo < 45,
             3,

@@ -382,6 +382,19 @@ def test_descriptions_within_one_series_name_the_parts_of_a_dixon_scan() -> None
     assert choice.warnings[0].code == "fat_suppressed"
 
 
+@pytest.mark.parametrize("numbered", [True, False])
+def test_of_a_complex_image_in_one_series_the_magnitude_is_taken(numbered: bool) -> None:
+    parts = [make_series(uid=part, image_type=("ORIGINAL", "PRIMARY", part)) for part in "RIPM"]
+    mixed = in_one_series(*parts)
+    if not numbered:
+        slices = tuple(replace(header, instance_number=1) for header in mixed.slices)
+        mixed = Series("1", "T2", slices)
+    choice = choose(mixed)
+    assert choice.slice.instance_uid == "M.3"
+    assert {header.image_type[2] for header in choice.neighbours} == {"M"}
+    assert choice.warnings == ()
+
+
 def test_two_acquisitions_in_one_series_are_equally_suited() -> None:
     choice = choose(in_one_series(make_series(uid="a"), make_series(uid="b")))
     assert choice.slice.instance_uid == "a.3"
