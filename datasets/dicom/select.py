@@ -552,7 +552,7 @@ def _strangeness(stack: _Stack) -> tuple[bool, bool, bool]:
 def _demerits(stack: _Stack) -> list[Demerit]:
     """The demerits of a usable stack."""
     header, contrast = stack.first, weighting(stack.first)
-    fat = None if is_of_dixon_scan(header) or stack.part else fat_suppression(header)
+    fat = None if stack.part else fat_suppression(header)
     echo = header.echo_time_ms
     found = (
         (
@@ -643,6 +643,7 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
             return chosen, 0, []
         by = "slice location" if _has_locations(slices) else "instance number"
         text = f"slices have no distinct positions; the middle is by {by}"
+        text += ", and millimetres across the slices are unknown" if chosen.has_geometry else ""
         warning = stack.remark("slice_choice", "{series.shown}: {reason}", text)
         return chosen, ordered.index(chosen), [warning]
     distance = np.abs(along - (along.min() + along.max()) / 2)

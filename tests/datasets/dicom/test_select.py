@@ -176,6 +176,16 @@ def test_a_plain_t2_series_comes_before_a_dixon_scan() -> None:
     assert choice.series is plain
 
 
+@pytest.mark.parametrize("protocol", ["LUMBAR FLEX COIL", "L SPINE IDEAL", "L SPINE"])
+def test_a_dixon_word_in_the_protocol_hides_no_fat_suppression(protocol: str) -> None:
+    names = ("SAG T2 FS", "SAG T2")
+    dark, plain = (make_series(name, words=f"{name} {protocol}") for name in names)
+    choice = choose(replace(dark, slices=dark.slices * 2), plain)
+    assert choice.series is plain
+    assert choice.warnings == ()
+    assert "fat-suppressed" in choose(dark).warnings[0].text
+
+
 def test_letters_at_the_end_mean_nothing_alone() -> None:
     assert choose(make_series("T2_TSE_SAG_F")).warnings == ()
 
@@ -322,6 +332,7 @@ def test_without_positions_the_instance_number_decides(position: object) -> None
     choice = choose(shuffled)
     assert choice.slice.instance_number == 3
     assert "the middle is by instance number" in str(choice.warnings[0])
+    assert ("millimetres across" in str(choice.warnings[0])) == (position is not None)
 
 
 @pytest.mark.parametrize("position", [None, (0.0, 0.0, 0.0)], ids=["absent", "all-equal"])
