@@ -21,6 +21,7 @@ DixonPart = Literal["water", "in-phase", "opposed-phase", "fat"]
 _T2 = re.compile(r"(?<![A-Z0-9])S?T2(?![0-9])")  # Philips writes sT2W
 _T1 = re.compile(r"(?<![A-Z0-9])S?T1(?![0-9])")
 _PD = re.compile(r"(?<![A-Z])PD(?:W|FS)?(?![A-Z])|PROTON|DENSITY")
+_STIR = re.compile(r"STIR|TIRM")
 _T2_STAR = re.compile(
     r"T2\s*\*|T2[ _-]?STAR|(?<![A-Z])(?:MEDIC|MERGE|GRE|FFE|FLASH|SWI|FIESTA)(?![A-Z])"
 )
@@ -77,13 +78,19 @@ _T2_ECHO_MS = 60.0
 _T2_REPETITION_MS = 1500.0
 
 
+def _contrast_words(header: SliceHeader) -> str:
+    """The description if it states a contrast, else all words; a protocol may name a whole exam."""
+    own = header.series_description.upper()
+    return own if any(p.search(own) for p in (_T2, _T1, _PD, _STIR)) else header.words
+
+
 def no_anatomy(header: SliceHeader) -> str | None:
     """Return why a slice does not show the anatomy as scanned, or None."""
     if is_capture(header):
         return "a screenshot or secondary capture"
     if is_localizer(header):
         return "a localizer"
-    text = " ".join((header.words, *header.image_type))
+    text = " ".join((_contrast_words(header), *header.image_type))
     by_words = (reason for pattern, reason in _NO_ANATOMY if pattern.search(text))
     by_type = (_NO_ANATOMY_TYPES[k] for k in header.image_type[2:] if k in _NO_ANATOMY_TYPES)
     return next(by_words, None) or next(by_type, None)
@@ -97,7 +104,7 @@ def is_capture(header: SliceHeader) -> bool:
 
 def is_localizer(header: SliceHeader) -> bool:
     """Return whether a slice is a localizer, on which other slices are planned."""
-    return "LOCALIZER" in header.image_type or bool(_LOCALIZER.search(header.words))
+    return "LOCALIZER" in header.image_type or bool(_LOCALIZER.search(_contrast_words(header)))
 
 
 def is_derived(header: SliceHeader) -> bool:
@@ -134,7 +141,7 @@ def is_of_other_region(header: SliceHeader) -> bool:
 
 def weighting(header: SliceHeader) -> str:
     """Return ``T2``, ``T2*``, ``T1``, ``PD`` or ``unknown``, by words, contrast tag, then times."""
-    words = header.words
+    words = _contrast_words(header)
     if _T2_STAR.search(words):
         return "T2*"
     found = [
@@ -142,7 +149,7 @@ def weighting(header: SliceHeader) -> str:
     ]
     if len(found) == 1:
         return found[0]
-    if re.search(r"STIR|TIRM", words):
+    if _STIR.search(words):
         return "T2"
     told = {"T2": "T2", "T1": "T1", "PROTON_DENSITY": "PD", "T2_STAR": "T2*", "STIR": "T2"}
     if header.acquisition_contrast in told:
@@ -215,7 +222,7 @@ def named_parts(description: str) -> tuple[tuple[str, DixonPart], ...]:
 
 def fat_suppression(header: SliceHeader) -> str | None:
     """Return how a slice outside Dixon scans states that fat is suppressed, or None."""
-    match = _FAT_SUPPRESSED.search(header.words)
+    match = _FAT_SUPPRESSED.search(_contrast_words(header))
     if match:
         return f"described as '{match.group().strip(' _-')}'"
     options = [option for option in header.scan_options if option in _FAT_SCAN_OPTIONS]

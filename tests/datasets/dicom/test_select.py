@@ -176,6 +176,18 @@ def test_a_plain_t2_series_comes_before_a_dixon_scan() -> None:
     assert choice.series is plain
 
 
+@pytest.mark.parametrize("protocol", ["L SPINE T1 T2 STIR", "LUMBAR DWI", "SPINE LOC", "T1 FS GRE"])
+def test_the_name_of_an_exam_does_not_change_what_descriptions_say(protocol: str) -> None:
+    names = ("SAG T1", "SAG T2", "SAG STIR")
+    series = [make_series(name, words=f"{name} {protocol}") for name in names]
+    for order in (series, series[::-1]):
+        choice = choose(*order)
+        assert choice.series.description == "SAG T2"
+        assert choice.warnings == ()
+        assert len(choice.t1_slices) == 7
+    assert "fat-suppressed" in choose(series[2]).warnings[0].text
+
+
 @pytest.mark.parametrize("protocol", ["LUMBAR FLEX COIL", "L SPINE IDEAL", "L SPINE"])
 def test_a_dixon_word_in_the_protocol_hides_no_fat_suppression(protocol: str) -> None:
     names = ("SAG T2 FS", "SAG T2")
