@@ -52,6 +52,7 @@ _NO_ANATOMY_TYPES = {
     "WATER_FRACTION": "a map of a quantity", "T2_STAR_MAP": "a map of a quantity",
     "T2 MAP": "a map of a quantity", "T2_MAP": "a map of a quantity",
 }  # fmt: skip
+_SCREEN = re.compile(r"SCREEN(?!ING)")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _FAT_SCAN_OPTIONS = ("FS", "SFS", "FAT_SAT", "FATSAT", "SPIR", "SPAIR", "STIR", "WE")
 
@@ -98,7 +99,7 @@ def no_anatomy(header: SliceHeader) -> str | None:
 
 def is_capture(header: SliceHeader) -> bool:
     """Return whether a slice is a screenshot or secondary capture."""
-    screen = any("SCREEN" in word for word in header.image_type) or "SCREEN" in header.words
+    screen = any(_SCREEN.search(word) for word in (*header.image_type, header.words))
     return header.sop_class_uid.startswith(_SECONDARY_CAPTURE) or screen
 
 

@@ -58,6 +58,7 @@ def choose(*series: Series, **fields: object) -> Choice:
         "sT2W_TSE SAG",
         "Sag T2",
         "FSE T2",
+        "T2 SAG SCREENING",
     ],
 )
 def test_t2_names_are_known_without_a_warning(description: str) -> None:
