@@ -34,6 +34,10 @@ _FAT_SUPPRESSED = re.compile(
     r"(?<![A-Z])(?:T2|T2W)?[ _-]?(?:FS|FATS?|SFS|STIR|TIRM|SPAIR|SPIR|CHESS|WE|IR)(?![A-Z])"
     r"|FAT[ _-]?SAT|FAT[ _-]?SUP|FATSUP|(?<![A-Z])WATER(?![A-Z])|压脂|抑脂"
 )
+_NOT_SUPPRESSED = re.compile(
+    r"(?<![A-Z])(?:NON?|NOT|WITHOUT|W/O|OHNE|SANS|SIN|SENZA)[ _-]*"
+    r"(?:FS|FAT[ _-]?(?:SAT|SUP)[A-Z]*|SPAIR|SPIR|CHESS)(?![A-Z])"
+)
 _OTHER_REGION = re.compile(
     r"CERVI|C[ _-]?SPINE|THORA|T[ _-]SPINE|TSPINE|(?<![A-Z])(?:HWS|BWS|NECK|HEAD|BRAIN|KNEE|HIP)"
     r"(?![A-Z])|颈|胸"
@@ -223,7 +227,7 @@ def named_parts(description: str) -> tuple[tuple[str, DixonPart], ...]:
 
 def fat_suppression(header: SliceHeader) -> str | None:
     """Return how a slice outside Dixon scans states that fat is suppressed, or None."""
-    match = _FAT_SUPPRESSED.search(_contrast_words(header))
+    match = _FAT_SUPPRESSED.search(_NOT_SUPPRESSED.sub("", _contrast_words(header)))
     if match:
         return f"described as '{match.group().strip(' _-')}'"
     options = [option for option in header.scan_options if option in _FAT_SCAN_OPTIONS]

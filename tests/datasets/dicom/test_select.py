@@ -59,6 +59,10 @@ def choose(*series: Series, **fields: object) -> Choice:
         "Sag T2",
         "FSE T2",
         "T2 SAG SCREENING",
+        "SAG T2 NO FS",
+        "T2_SAG_NON-FS",
+        "T2 SAG without FAT SAT",
+        "t2 sag ohne fatsat",
     ],
 )
 def test_t2_names_are_known_without_a_warning(description: str) -> None:
