@@ -84,9 +84,16 @@ _T2_REPETITION_MS = 1500.0
 
 
 def _contrast_words(header: SliceHeader) -> str:
-    """The description if it states a contrast, else all words; a protocol may name a whole exam."""
+    """All words, or only the description if it states a contrast that the others do not share.
+
+    A protocol may name a whole exam, and with it scans that a slice is not of.
+    """
     own = header.series_description.upper()
-    return own if any(p.search(own) for p in (_T2, _T1, _PD, _STIR)) else header.words
+    stated, others = (
+        [bool(pattern.search(text)) for pattern in (_T2, _T1, _PD, _STIR)]
+        for text in (own, header.words.removeprefix(own))
+    )
+    return own if any(stated) and others != stated else header.words
 
 
 def no_anatomy(header: SliceHeader) -> str | None:

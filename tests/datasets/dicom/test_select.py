@@ -193,6 +193,12 @@ def test_the_name_of_an_exam_does_not_change_what_descriptions_say(protocol: str
     assert "fat-suppressed" in choose(series[2]).warnings[0].text
 
 
+def test_the_name_of_a_sequence_says_more_than_the_description() -> None:
+    choice = choose(make_series("T2", words="T2 T2_TSE_FS_SAG"), make_series("T2 SAG", count=3))
+    assert choice.series.description == "T2 SAG"
+    assert any("fat-suppressed (described as 'FS')" in note.text for note in choice.notes)
+
+
 @pytest.mark.parametrize("protocol", ["LUMBAR FLEX COIL", "L SPINE IDEAL", "L SPINE"])
 def test_a_dixon_word_in_the_protocol_hides_no_fat_suppression(protocol: str) -> None:
     names = ("SAG T2 FS", "SAG T2")
