@@ -34,7 +34,7 @@ from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.dicom.geometry import pixel_to_patient
-from spineline.datasets.dicom.study import instances_by_uid, scan
+from spineline.datasets.dicom.study import instances_by_uids, scan, uids_of
 from spineline.datasets.drawing import png_bytes
 from spineline.datasets.labels import EXTRA_LEVELS, LEVELS, Kind, kind_of_level
 
@@ -118,9 +118,9 @@ def _of_dataset(
     coco = data.suffix.lower() == ".json"
     dataset = load_dataset(data, settings.images if coco else None, own_classes=True)
     _check_labels(dataset, data)
-    places: Mapping[str, Any] = {}
+    places: Mapping[Any, Any] = {}
     if "slicer" in settings.to:
-        places = instances_by_uid(scan(cast(Path, settings.images)))
+        places = instances_by_uids(scan(cast(Path, settings.images)))
     images, failures = list[ImageToCorrect](), list(dataset.failures)
     for record in {record.image_id: record for record in dataset.all_records()}.values():
         path = dataset.image_path(record)
@@ -131,7 +131,7 @@ def _of_dataset(
             failures.append(f"{record.image_id}: the image cannot be copied ({error})")
             continue
         image = ImageToCorrect(name, record)
-        header = places.get(record.instance_uid or "")
+        header = places.get(uids_of(record))
         if header is not None and header.has_geometry and header.frames == 1:
             points = pixel_to_patient(header, [s.point_xy for s in record.structures]).tolist()
             levels = (s.level for s in record.structures)

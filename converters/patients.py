@@ -26,11 +26,12 @@ from spineline.datasets.types import ImageRecord
 
 _KEY = secrets.token_bytes(16)
 _PLACEHOLDER = re.compile(
-    r"[0\W_]*|(?:ANON\w*|DE-?IDENTIFIED|UNKNOWN|NONE|NULL|N/?A|NAN|NO ?(?:ID|NAME)|PATIENT|REMOVED|"
-    r"TEST|X+)[\W_]*",
+    r"[0\W_]*|(?:ANON[^\W\d]*|DE-?IDENTIFIED|UNKNOWN|NONE|NULL|N/?A|NAN|NO ?(?:ID|NAME)|PATIENT|"
+    r"REMOVED|TEST|X+)[\W_]*",
     re.IGNORECASE,
 )
 """Placeholders of anonymisers for a number or name, the same for everybody."""
+_NAME_PARTS = re.compile(r"[^\s^,]+")
 _TAGS = ["PatientID", "PatientName", "PatientBirthDate"]
 _IMAGE_COLUMNS = ("image", "study", "study_id", "study_uid", "image_id", "id", "file", "name")
 _PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id")
@@ -103,16 +104,17 @@ def _tell(
         LOG.info(text, source.kind, _LEAVE_ALONE)
         return
     patients = len(set(of_study.values()))
-    one, many = "study" if len(studies) == 1 else "studies", "" if patients == 1 else "s"
+    one, many = "study" if len(of_study) == 1 else "studies", "" if patients == 1 else "s"
     text = "patients: %d %s of %d patient%s by %s; no part separates a patient's"
-    LOG.info(text, len(studies), one, patients, many, told_by)
+    LOG.info(text, len(of_study), one, patients, many, told_by)
     if unknown := studies - set(of_study):
         text = "patients: of %d of %d studies the patient is not known, such as %s: %s"
         LOG.warning(text, len(unknown), len(studies), min(unknown), _LEAVE_ALONE)
 
 
 def _token(text: str) -> str:
-    return hashlib.blake2b(text.encode(), key=_KEY, digest_size=16).hexdigest()
+    """A hash that is the same in any case."""
+    return hashlib.blake2b(text.upper().encode(), key=_KEY, digest_size=16).hexdigest()
 
 
 def _from_dicom(source: AnnotationSource) -> dict[str, str]:
@@ -144,14 +146,15 @@ def _token_in(path: Path) -> str | None:
             check_inflated_size(path)
             dataset = read_dataset(path, stop_before_pixels=True, specific_tags=_TAGS)
             number, name, birth = (" ".join(str(dataset.get(tag, "")).split()) for tag in _TAGS)
+            name = " ".join(_NAME_PARTS.findall(name))
     except HeaderRejected:
         return None
     except Exception:  # pydicom raises nearly anything on damaged bytes
         return None
     if not _PLACEHOLDER.fullmatch(number):
-        return _token(f"number {number.upper()}")
+        return _token(f"number {number.lstrip('0')}")  # spreadsheets lose the zeros
     if birth.isdigit() and not _PLACEHOLDER.fullmatch(name):
-        return _token(f"name {name.upper()} {birth}")
+        return _token(f"name {name} {birth}")
     return None
 
 
@@ -219,7 +222,7 @@ def _table_pairs(text: str, path: Path) -> list[tuple[str, str]]:
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
     except csv.Error as error:
         raise ConfigError(f"patients={path}: no CSV table ({error})") from error
-    head = [cell.strip().lower() for cell in rows[0]] if rows else []
+    head = [cell.strip().lower().replace(" ", "_") for cell in rows[0]] if rows else []
     images = [n for n, name in enumerate(head) if name in _IMAGE_COLUMNS]
     patients = [n for n, name in enumerate(head) if name in _PATIENT_COLUMNS]
     if images and patients:

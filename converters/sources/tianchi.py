@@ -27,7 +27,7 @@ from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.dicom.select import Study
-from spineline.datasets.dicom.study import instances_by_uid, scan
+from spineline.datasets.dicom.study import Uids, instances_by_uids, scan, uids_of
 from spineline.datasets.labels import EXTRA_LEVELS, KINDS, LEVELS, PATHOLOGY, Kind, kind_of_level
 from spineline.datasets.quality_control import MarkedImage, MarkedPoint, PointRules
 from spineline.datasets.types import ImageRecord
@@ -66,10 +66,10 @@ def read_tianchi(
     _note_studies(found, index, builder)
 
     def pixels(record: ImageRecord) -> Pixels:
-        return read_pixels(index.headers[str(record.instance_uid)])
+        return read_pixels(index.headers[uids_of(record)])
 
     def path_of(record: ImageRecord) -> Path:
-        return index.headers[str(record.instance_uid)].path
+        return index.headers[uids_of(record)].path
 
     return builder.source("tianchi", pixels, path_of)
 
@@ -140,12 +140,13 @@ def _parse_tag(
 class _Index:
     """The scanned studies by UID, and the ids used so far."""
 
-    headers: dict[str, SliceHeader]
+    headers: dict[Uids, SliceHeader]
+    alike: dict[str, list[SliceHeader]]
     names: dict[str, str]
     loose: set[str]
     used: set[str] = field(default_factory=set)
     marked: set[str] = field(default_factory=set)
-    instances: set[str] = field(default_factory=set)
+    instances: set[Uids] = field(default_factory=set)
 
     @staticmethod
     def of(studies: Sequence[Study], images: Path) -> _Index:
@@ -153,13 +154,15 @@ class _Index:
         real = [study for study in studies if study.series]
         loose = {s.study_uid for s in real if len(real) > 1 and s.folder == images}
         names = {s.study_uid: s.study_uid if s.study_uid in loose else s.name for s in real}
-        return _Index(instances_by_uid(real), names, loose)
+        alike: dict[str, list[SliceHeader]] = {}
+        for header in (h for study in real for each in study.series for h in each.slices):
+            alike.setdefault(header.instance_uid, []).append(header)
+        return _Index(instances_by_uids(real), alike, names, loose)
 
     def image_id(self, header: SliceHeader) -> str:
         """Return a new id for one more slice of a study."""
-        if header.study_uid in self.loose:
-            return header.instance_uid
-        name = image_id = self.names[header.study_uid]
+        name = self.names[header.study_uid]
+        image_id = name = header.instance_uid if header.study_uid in self.loose else name
         number = 1
         while image_id in self.used:
             number += 1
@@ -193,14 +196,14 @@ def _read_slice(
     image_id = where
     study = index.names.get(str(study_uid).strip(), where)
     try:
-        header = _header(content, where, index)
+        header = _header(content, study_uid, where, index)
         index.marked.add(header.study_uid)
         study = index.names[header.study_uid]
-        if header.instance_uid in index.instances:
+        if uids_of(header) in index.instances:
             image_id = study
             detail = f"{where}: the slice was annotated before; the first entry is used"
             raise EntryError("duplicate_id", detail, failed=False)
-        index.instances.add(header.instance_uid)
+        index.instances.add(uids_of(header))
         image_id = index.image_id(header)
         frame = MarkedImage(image_id, study, header.columns, header.rows)
         points, annotators = _points(content.get("annotation"), image_id)
@@ -238,17 +241,26 @@ def _read_slice(
         builder.note(image_id, study, "several_annotations", detail, "the first one counts")
 
 
-def _header(content: Any, where: str, index: _Index) -> SliceHeader:
-    """The marked slice."""
+def _header(content: Any, study_uid: Any, where: str, index: _Index) -> SliceHeader:
+    """The marked slice; if its UID repeats, the one of the study and series that are stated."""
     if not isinstance(content, dict):
         raise EntryError("bad_entry", f"{where}: wanted an object with instanceUid")
     uid = content.get("instanceUid")
     if not isinstance(uid, str) or not uid.strip():
         raise EntryError("bad_entry", f"{where}: has no instanceUid")
-    if uid.strip() not in index.headers:
+    found = index.alike.get(uid.strip(), [])
+    if not found:
         detail = f"{where}: unknown UID, no DICOM instance {uid.strip()} in the images folder"
         raise EntryError("unknown_uid", detail)
-    return index.headers[uid.strip()]
+    stated = {"study_uid": study_uid, "series_uid": content.get("seriesUid")}
+    for name, text in stated.items():
+        found = [h for h in found if getattr(h, name) == str(text).strip()] or found
+    if len({header.path for header in found}) > 1:
+        detail = (
+            f"{where}: {len(found)} files have the UID {uid.strip()}; which is marked is unknown"
+        )
+        raise EntryError("several_images", detail)
+    return index.headers[uids_of(found[0])]
 
 
 def _points(annotation: Any, where: str) -> tuple[list[dict[str, Any]], int]:

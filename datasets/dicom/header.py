@@ -38,7 +38,8 @@ _KEYWORDS = (
     "SeriesNumber", "InstanceNumber", "Modality", "SeriesDescription", "ProtocolName",
     "SequenceName", "BodyPartExamined", "ScanOptions", "ScanningSequence", "EchoTime",
     "RepetitionTime", "InversionTime", "ImageOrientationPatient", "ImagePositionPatient",
-    "FrameOfReferenceUID", "AcquisitionContrast", "PixelSpacing", "Rows", "Columns",
+    "SliceLocation", "FrameOfReferenceUID", "AcquisitionContrast", "PixelSpacing", "Rows",
+    "Columns",
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
@@ -46,6 +47,7 @@ _KEYWORDS = (
 _TAGS = [tag_for_keyword(keyword) for keyword in _KEYWORDS]
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MAX_INFLATED = 256 * 1024 * 1024
+_MR_IMAGES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1")
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -60,6 +62,7 @@ class SliceHeader:
         spacing_rc_mm: mm between rows and between columns, or None if absent or unusable.
         orientation: two unit vectors, LPS: along a row, then along a column; or None.
         position: centre of the top left pixel, LPS mm; or None.
+        location_mm: SliceLocation, a position along some axis; used only without ``position``.
         frame: index in a multi-frame file, None in a file of one image.
         frames: number of frames in the file.
         samples: samples per pixel: 1 grey, 3 colour.
@@ -98,6 +101,7 @@ class SliceHeader:
     body_part: str = ""
     frame_of_reference_uid: str = ""
     acquisition_contrast: str = ""
+    location_mm: float | None = None
     problems: tuple[str, ...] = ()
 
     @property
@@ -328,7 +332,9 @@ def _frame_headers(
             f"{frames} frames with {len(groups)} per-frame descriptions: only files of one image "
             "and enhanced multi-frame files are read"
         )
-        raise HeaderRejected(reason, "no-image", _text(dataset, "StudyInstanceUID"))
+        is_scan = _text(dataset, "SOPClassUID") in _MR_IMAGES
+        kind: RejectionKind = "damaged" if is_scan else "no-image"  # a screenshot needs no warning
+        raise HeaderRejected(reason, kind, _text(dataset, "StudyInstanceUID"))
     shared = _sequence(dataset, "SharedFunctionalGroupsSequence")[:1]
     return tuple(
         _header(path, dataset, _flatten([group, *shared, dataset]), rows, columns, (n, frames))
@@ -370,6 +376,7 @@ def _header(
     problems: list[str] = []
     selective = _text(*place("SpectrallySelectedSuppression")).upper()
     suppressed = ("FAT_SAT",) if selective in ("FAT", "FAT_AND_WATER") else ()
+    location, _ = _floats(dataset, "SliceLocation")
     texts = [_text(dataset, k) for k in ("SeriesDescription", "ProtocolName", "SequenceName")]
     return SliceHeader(
         path=path,
@@ -397,6 +404,7 @@ def _header(
         words=" ".join(text for text in texts if text).upper(),
         scan_options=(*_texts(dataset, "ScanOptions"), *suppressed),
         acquisition_contrast=_text(*place("AcquisitionContrast")).upper(),
+        location_mm=location[0] if location else None,
         body_part=_text(dataset, "BodyPartExamined").upper(),
         frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID"),
         problems=tuple(problems),

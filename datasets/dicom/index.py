@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ RESULTS_BEGIN = b'{"study": '
 
 _HARMLESS = ("foreign", "duplicate")
 """Kinds of rejections that leave no study incomplete."""
+
+
+_NUMBER = re.compile(r"(?<![A-Z0-9])\d+")
+"""A number in words that is not part of one, as T2 is."""
 
 
 class Located(Protocol):
@@ -526,24 +531,31 @@ def series_of(headers: Sequence[SliceHeader]) -> tuple[Series, ...]:
     """Group the slices of a study by series, sorted by series number, then UID.
 
     Some scanners export every slice with a series UID of its own. Slices that share everything else
-    that a series has in common then form one series, named by the UID of its first slice.
+    that a series has in common then form one series, named by the UID of its first slice. Of three
+    or more, numbers in descriptions, series numbers, and fractions of echo times may differ.
     """
     grouped: dict[str, list[SliceHeader]] = {}
     for header in headers:
         grouped.setdefault(header.series_uid, []).append(header)
-    alone: dict[object, list[SliceHeader]] = {}
-    series = []
-    for slices in grouped.values():
-        shared = _shared_by_slices(slices[0]) if len(slices) == 1 else None
-        if shared is None:
-            series.append(_series(slices))
-        else:
-            alone.setdefault(shared, []).append(slices[0])
-    for slices in alone.values():
-        places = {header.position for header in slices}
-        together = len(places) == len(slices)
-        series += [_series(slices)] if together else [_series([header]) for header in slices]
-    return tuple(sorted(series, key=lambda s: (s.slices[0].series_number or 0, s.series_uid)))
+    series = [slices for slices in grouped.values() if len(slices) > 1]
+    alone = [slices[0] for slices in grouped.values() if len(slices) == 1]
+    for exactly, least in ((True, 2), (False, 3)):
+        alike: dict[object, list[SliceHeader]] = {}
+        for header in alone:
+            shared = _shared_by_slices(header, exactly=exactly) or header.series_uid
+            alike.setdefault(shared, []).append(header)
+        joined = [each for each in alike.values() if len(each) >= least and _are_distinct(each)]
+        series += joined
+        taken = {header.series_uid for slices in joined for header in slices}
+        alone = [header for header in alone if header.series_uid not in taken]
+    found = [_series(slices) for slices in (*series, *([header] for header in alone))]
+    return tuple(sorted(found, key=lambda s: (s.slices[0].series_number or 0, s.series_uid)))
+
+
+def _are_distinct(slices: Sequence[SliceHeader]) -> bool:
+    """Whether no two slices have the same place, or no two have the same number."""
+    places = {header.position for header in slices}
+    return len(slices) in (len(places), len({header.instance_number for header in slices}))
 
 
 def _series(slices: Sequence[SliceHeader]) -> Series:
@@ -551,17 +563,18 @@ def _series(slices: Sequence[SliceHeader]) -> Series:
     return Series(ordered[0].series_uid, ordered[0].series_description, ordered)
 
 
-def _shared_by_slices(header: SliceHeader) -> object | None:
+def _shared_by_slices(header: SliceHeader, *, exactly: bool) -> object | None:
     """Values that the slices of one series share besides its UID; None if too few are stated."""
+    words, echo = header.words, header.echo_time_ms
     told = header.series_number is not None or header.words
-    if header.frame is not None or header.orientation is None or not (told and header.position):
+    if header.frames > 1 or header.orientation is None or not (told and header.position):
         return None
     return (
-        header.series_number,
-        header.words,
+        header.series_number if exactly else None,
+        words if exactly else _NUMBER.sub("", words),
         header.modality,
         header.image_type,
-        header.echo_time_ms,
+        echo if exactly or echo is None else round(echo),
         header.frame_of_reference_uid,
         tuple(round(value, 3) for value in header.orientation),
         (header.rows, header.columns, header.spacing_rc_mm),

@@ -8,7 +8,7 @@ sequence.
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -21,10 +21,11 @@ DixonPart = Literal["water", "in-phase", "opposed-phase", "fat"]
 _T2 = re.compile(r"(?<![A-Z0-9])S?T2(?![0-9])")  # Philips writes sT2W
 _T1 = re.compile(r"(?<![A-Z0-9])S?T1(?![0-9])")
 _PD = re.compile(r"(?<![A-Z])PD(?:W|FS)?(?![A-Z])|PROTON|DENSITY")
+_STIR = re.compile(r"STIR|TIRM")
 _T2_STAR = re.compile(
     r"T2\s*\*|T2[ _-]?STAR|(?<![A-Z])(?:MEDIC|MERGE|GRE|FFE|FLASH|SWI|FIESTA)(?![A-Z])"
 )
-_SAGITTAL = re.compile(r"(?<![A-Z])(?:[TW12_]*SAG(?:ITTAL)?)(?![A-Z])|矢状")
+_SAGITTAL = re.compile(r"(?<![A-Z])(?:[TW12_]*SAG(?:IT+ALE?)?)(?![A-Z])|矢状")
 _LOCALIZER = re.compile(
     r"LOCALI[SZ]|LOCATOR|SCOUT|SURVEY|SCANOGRAM|POSDISP|"
     r"(?<![A-Z])(?:LOC|PLAN|AAH|PILOT)(?![A-Z])|定位"
@@ -32,6 +33,10 @@ _LOCALIZER = re.compile(
 _FAT_SUPPRESSED = re.compile(
     r"(?<![A-Z])(?:T2|T2W)?[ _-]?(?:FS|FATS?|SFS|STIR|TIRM|SPAIR|SPIR|CHESS|WE|IR)(?![A-Z])"
     r"|FAT[ _-]?SAT|FAT[ _-]?SUP|FATSUP|(?<![A-Z])WATER(?![A-Z])|压脂|抑脂"
+)
+_NOT_SUPPRESSED = re.compile(
+    r"(?<![A-Z])(?:NON?|NOT|WITHOUT|W/O|OHNE|SANS|SIN|SENZA)[ _-]*"
+    r"(?:FS|FAT[ _-]?(?:SAT|SUP)[A-Z]*|SPAIR|SPIR|CHESS)(?![A-Z])"
 )
 _OTHER_REGION = re.compile(
     r"CERVI|C[ _-]?SPINE|THORA|T[ _-]SPINE|TSPINE|(?<![A-Z])(?:HWS|BWS|NECK|HEAD|BRAIN|KNEE|HIP)"
@@ -51,21 +56,16 @@ _NO_ANATOMY_TYPES = {
     "WATER_FRACTION": "a map of a quantity", "T2_STAR_MAP": "a map of a quantity",
     "T2 MAP": "a map of a quantity", "T2_MAP": "a map of a quantity",
 }  # fmt: skip
+_SCREEN = re.compile(r"SCREEN(?!ING)")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _FAT_SCAN_OPTIONS = ("FS", "SFS", "FAT_SAT", "FATSAT", "SPIR", "SPAIR", "STIR", "WE")
 
 _DIXON = re.compile(r"DIXON|IDEAL|(?<![A-Z])(?:FLEX|WFOP|WFS|WFI)(?![A-Z])")
-_DIXON_TYPES: dict[str, DixonPart] = {
-    "W": "water", "WATER": "water", "F": "fat", "FAT": "fat", "IP": "in-phase",
-    "IN_PHASE": "in-phase", "IN PHASE": "in-phase", "INPHASE": "in-phase", "OP": "opposed-phase",
-    "OPP_PHASE": "opposed-phase", "OUT_PHASE": "opposed-phase", "OUT PHASE": "opposed-phase",
-    "OPPOSED_PHASE": "opposed-phase", "OUTPHASE": "opposed-phase", "OUT_OF_PHASE": "opposed-phase",
-}  # fmt: skip
 _PART_WORDS: dict[DixonPart, str] = {
     "in-phase": r"IN(?:[ _-]?PHASE)?|IP",
     "opposed-phase": r"OPP?(?:OSED)?(?:[ _-]?PHASE)?|OUT(?:[ _-]?(?:OF[ _-]?)?PHASE)?",
-    "water": r"W|WAT|WATER(?:[ _-]?ONLY)?",
-    "fat": r"F|FAT(?:[ _-]?ONLY)?",
+    "water": r"W|WAT|WATER(?:[ _-]?ONLY)?|WASSER|EAU|AGUA",
+    "fat": r"F|FAT(?:[ _-]?ONLY)?|FETT|GRAISSE|GRASA",
 }
 _PARTS: dict[DixonPart, re.Pattern[str]] = {
     part: re.compile(rf"(?<![A-Z0-9])(?:{words})(?![A-Z])(?![ _-]?(?:SAT|SUP))")
@@ -77,15 +77,23 @@ _SURE_PARTS: dict[DixonPart, re.Pattern[str]] = {
     "water": re.compile(r"WATER[ _-]ONLY"),
     "fat": re.compile(r"FAT[ _-]ONLY"),
 }
-_AT_THE_END = re.compile(
-    rf"^(?P<stem>.+?)[ _.:-]+(?P<part>{'|'.join(_PART_WORDS.values())})(?:_ND|_DIS[23]D)?$"
-)
-_AT_THE_START = re.compile(
-    rf"^(?P<part>{'|'.join(_PART_WORDS.values())})[ _-]*[ _:][ _-]*(?P<stem>.+)$"
-)
+_DISTORTION = re.compile(r"_(?:ND|DIS[23]D)$")
 
 _T2_ECHO_MS = 60.0
 _T2_REPETITION_MS = 1500.0
+
+
+def _contrast_words(header: SliceHeader) -> str:
+    """All words, or only the description if it states a contrast that the others do not share.
+
+    A protocol may name a whole exam, and with it scans that a slice is not of.
+    """
+    own = header.series_description.upper()
+    stated, others = (
+        [bool(pattern.search(text)) for pattern in (_T2, _T1, _PD, _STIR)]
+        for text in (own, header.words.removeprefix(own))
+    )
+    return own if any(stated) and others != stated else header.words
 
 
 def no_anatomy(header: SliceHeader) -> str | None:
@@ -94,7 +102,7 @@ def no_anatomy(header: SliceHeader) -> str | None:
         return "a screenshot or secondary capture"
     if is_localizer(header):
         return "a localizer"
-    text = " ".join((header.words, *header.image_type))
+    text = " ".join((_contrast_words(header), *header.image_type))
     by_words = (reason for pattern, reason in _NO_ANATOMY if pattern.search(text))
     by_type = (_NO_ANATOMY_TYPES[k] for k in header.image_type[2:] if k in _NO_ANATOMY_TYPES)
     return next(by_words, None) or next(by_type, None)
@@ -102,19 +110,24 @@ def no_anatomy(header: SliceHeader) -> str | None:
 
 def is_capture(header: SliceHeader) -> bool:
     """Return whether a slice is a screenshot or secondary capture."""
-    screen = any("SCREEN" in word for word in header.image_type) or "SCREEN" in header.words
+    screen = any(_SCREEN.search(word) for word in (*header.image_type, header.words))
     return header.sop_class_uid.startswith(_SECONDARY_CAPTURE) or screen
 
 
 def is_localizer(header: SliceHeader) -> bool:
     """Return whether a slice is a localizer, on which other slices are planned."""
-    return "LOCALIZER" in header.image_type or bool(_LOCALIZER.search(header.words))
+    return "LOCALIZER" in header.image_type or bool(_LOCALIZER.search(_contrast_words(header)))
 
 
 def is_derived(header: SliceHeader) -> bool:
     """Return whether a slice was computed from others, except Dixon images, which always are."""
     derived = "DERIVED" in header.image_type[:1] or "SECONDARY" in header.image_type[1:2]
     return derived and dixon_part(header) is None
+
+
+def is_real_part(header: SliceHeader) -> bool:
+    """Return whether a slice is the real part of a complex image, which may be negative."""
+    return not {"R", "REAL"}.isdisjoint(header.image_type[2:])
 
 
 def is_of_sagittal_plane(header: SliceHeader) -> bool:
@@ -140,7 +153,7 @@ def is_of_other_region(header: SliceHeader) -> bool:
 
 def weighting(header: SliceHeader) -> str:
     """Return ``T2``, ``T2*``, ``T1``, ``PD`` or ``unknown``, by words, contrast tag, then times."""
-    words = header.words
+    words = _contrast_words(header)
     if _T2_STAR.search(words):
         return "T2*"
     found = [
@@ -148,7 +161,7 @@ def weighting(header: SliceHeader) -> str:
     ]
     if len(found) == 1:
         return found[0]
-    if re.search(r"STIR|TIRM", words):
+    if _STIR.search(words):
         return "T2"
     told = {"T2": "T2", "T1": "T1", "PROTON_DENSITY": "PD", "T2_STAR": "T2*", "STIR": "T2"}
     if header.acquisition_contrast in told:
@@ -184,7 +197,8 @@ def dixon_part(header: SliceHeader) -> DixonPart | None:
     >>> dixon_part(SliceHeader(Path(), "1", "2", "3", 4, 4, words="T2 DIXON SAG_W"))
     'water'
     """
-    by_type = (_DIXON_TYPES[kind] for kind in header.image_type[2:] if kind in _DIXON_TYPES)
+    types = ((kind, p) for kind in header.image_type[2:] for p in _PARTS)
+    by_type = (part for kind, part in types if _PARTS[part].fullmatch(kind))
     part = next(by_type, None) or _searched(header.words, _SURE_PARTS)
     if part is not None or not (_DIXON.search(header.words) or "DIXON" in header.image_type):
         return part
@@ -200,25 +214,27 @@ def _searched(text: str, patterns: dict[DixonPart, re.Pattern[str]]) -> DixonPar
     return max(found)[1] if found else None
 
 
-def named_part(description: str) -> tuple[str, DixonPart] | None:
-    """Split the word of a Dixon part off the start or end of a description.
+def named_parts(description: str) -> tuple[tuple[str, DixonPart], ...]:
+    """Split each word of a Dixon part off a description, with the rest of its words.
 
     Such a word means a Dixon scan only if other descriptions have the same rest.
 
-    >>> named_part("t2_tse_sag_F"), named_part("WATER: Sag T2")
-    (('T2_TSE_SAG', 'fat'), ('SAG T2', 'water'))
+    >>> named_parts("t2_tse_sag_F"), named_parts("(WATER) Sag T2")
+    ((('T2 TSE SAG', 'fat'),), (('SAG T2', 'water'),))
     """
-    text = description.upper().strip()
-    match = _AT_THE_END.match(text) or _AT_THE_START.match(text)
-    if match is None:
-        return None
-    parts = (p for p in get_args(DixonPart) if re.fullmatch(_PART_WORDS[p], match["part"]))
-    return match["stem"].strip(), next(parts)
+    text = _DISTORTION.sub("", description.upper().strip())
+    found = (
+        (f"{text[: match.start()]} {text[match.end() :]}", part)
+        for part, pattern in _PARTS.items()
+        for match in pattern.finditer(text)
+    )
+    stems = ((" ".join(re.findall(r"[^\W_]+", rest)), part) for rest, part in found)
+    return tuple((stem, part) for stem, part in stems if stem)
 
 
 def fat_suppression(header: SliceHeader) -> str | None:
     """Return how a slice outside Dixon scans states that fat is suppressed, or None."""
-    match = _FAT_SUPPRESSED.search(header.words)
+    match = _FAT_SUPPRESSED.search(_NOT_SUPPRESSED.sub("", _contrast_words(header)))
     if match:
         return f"described as '{match.group().strip(' _-')}'"
     options = [option for option in header.scan_options if option in _FAT_SCAN_OPTIONS]

@@ -199,6 +199,9 @@ def codestream_size(data: bytes) -> tuple[int, int] | None:
 def _decode(header: SliceHeader, dataset: Dataset) -> npt.NDArray[Any]:
     syntax = dataset.file_meta.TransferSyntaxUID
     _check_complete(header, dataset)
+    high = integer_of(dataset, "HighBit") or 0
+    if not syntax.is_encapsulated and high >= (integer_of(dataset, "BitsStored") or 16):
+        dataset.BitsStored = high + 1  # values are not in the lowest bits, where pydicom looks
     try:
         if str(syntax) in SYNTAXES:
             return _decode_lossless_jpeg(header, dataset)
@@ -264,8 +267,7 @@ def _to_grey(
         found = f"pixels have shape {stored.shape}, wanted one grey image"
         raise _error(header, found, "export single slices")
     values = stored.astype(np.float64)
-    padding = _number(dataset, "PixelPaddingValue")
-    outside = values == padding if padding is not None else np.zeros(values.shape, bool)
+    outside = _is_padding(values, dataset)
     if photometric == "MONOCHROME1" and invert:
         values = _inverted(values, dataset)
     slope, intercept = rescaling_of(dataset, header.frame)
@@ -273,6 +275,22 @@ def _to_grey(
     if outside.any() and not outside.all():
         values[outside] = values[~outside].min()
     return values.astype(np.float32)
+
+
+def _is_padding(values: FloatArray, dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """Where stored values are padding: one value, or a range (PS3.3 C.7.5.1.1.2).
+
+    Either limit may be written as if pixels were signed when they are not, or the other way round.
+    """
+    keywords = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    limits = [limit for keyword in keywords if (limit := _number(dataset, keyword)) is not None]
+    if "PixelPaddingValue" not in dataset or not limits:
+        return np.zeros(values.shape, bool)
+    if "PixelData" in dataset:
+        values_stored = 2.0 ** (integer_of(dataset, "BitsAllocated") or 16)
+        lowest = -values_stored / 2 if integer_of(dataset, "PixelRepresentation") else 0.0
+        limits = [(limit - lowest) % values_stored + lowest for limit in limits]
+    return (values >= min(limits)) & (values <= max(limits))
 
 
 def rescaling_of(dataset: Dataset, frame: int | None) -> tuple[float, float]:

@@ -155,6 +155,20 @@ def identity_parts(path: Path) -> list[str]:
     return [part for part in _told_by(path).identity if _is_telling(part)]
 
 
+def count_patients(headers: Iterable[SliceHeader]) -> int:
+    """Return how many patient numbers one file of each series and folder states."""
+    files = {(header.series_uid, header.path.parent): header.path for header in headers}
+    numbers: set[str] = set()
+    for path in files.values():
+        with quiet_pydicom():
+            try:
+                dataset = read_dataset(path, stop_before_pixels=True, specific_tags=["PatientID"])
+                numbers.update(text.upper() for text in _texts(dataset, ["PatientID"]))
+            except Exception:  # pydicom raises nearly anything on damaged bytes
+                continue
+    return len(numbers)
+
+
 def name_parts(name: str) -> list[str]:
     """Return the search terms for a person's name in DICOM's format, in each of its scripts.
 

@@ -58,6 +58,7 @@ _WANTED: dict[int, tuple[str, bytes]] = {
     0x00200032: ("ImagePositionPatient", b"DS"),
     0x00200037: ("ImageOrientationPatient", b"DS"),
     0x00200052: ("FrameOfReferenceUID", b"UI"),
+    0x00201041: ("SliceLocation", b"DS"),
     0x00280002: ("SamplesPerPixel", b"US"),
     0x00280004: ("PhotometricInterpretation", b"CS"),
     0x00280010: ("Rows", b"US"),

@@ -7,6 +7,7 @@ resolution, then the lower series UID, so that the order of files does not matte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,8 @@ from spineline.datasets.dicom.kinds import (
     is_of_dixon_scan,
     is_of_other_region,
     is_of_sagittal_plane,
-    named_part,
+    is_real_part,
+    named_parts,
     no_anatomy,
     plane_of,
     weighting,
@@ -54,6 +56,9 @@ _STATION_SHARE = 0.35
 """A stack this fraction of its height above another shows another station of a whole spine."""
 _NAMED_FILES = 5
 """Most damaged files that are named one by one in warnings."""
+_LEAST_STEPS = 3
+_GAP = 1.5
+"""Steps this many times as wide as the others of a stack are gaps."""
 _SHIFT_SHARE = 0.25
 """Slices shifted by this fraction of their height within their plane do not form a stack."""
 
@@ -158,14 +163,14 @@ class Choice:
     """The chosen slice, and why.
 
     Attributes:
-        series: the series of the slice.
+        series: the series of the slice, without its other stacks.
         slice: the slice.
         warnings: what the user should know about the choice; their codes are ``slice_choice``,
             ``fat_suppressed``, ``no_geometry`` and ``files_left_out``.
         notes: the choice itself, and each series and file left out with its reason.
         neighbours: the other slices of the same stack, one per place, by distance from the chosen
             one along the normal, nearest first.
-        alternatives: the middle slices of equally suited stacks, in order of rank.
+        alternatives: the slices of each equally suited stack, in order of rank.
         t1_slices: the slices of a sagittal T1 stack in the same frame of reference, sorted along
             the normal; empty without one.
         tie: warnings about equally suited stacks.
@@ -178,7 +183,7 @@ class Choice:
     warnings: tuple[Remark, ...] = ()
     notes: tuple[Remark, ...] = ()
     neighbours: tuple[SliceHeader, ...] = ()
-    alternatives: tuple[SliceHeader, ...] = ()
+    alternatives: tuple[Series, ...] = ()
     t1_slices: tuple[SliceHeader, ...] = ()
     tie: tuple[Remark, ...] = ()
     forced: Remark | None = None
@@ -190,7 +195,7 @@ class _Stack:
     """Parallel slices of one size and one kind in one series.
 
     Attributes:
-        series: the series of the slices.
+        series: the series of the slices, without its other stacks.
         slices: sorted along the normal.
         part: which image of a Dixon scan they are.
         seen: demerits from the pixels, and from the stack's place among others.
@@ -287,7 +292,7 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
         tuple(dict.fromkeys(warnings)),
         notes,
         neighbours=_neighbours(best, chosen),
-        alternatives=tuple(_middle(stack)[0] for stack in _equals(best, usable[1:])),
+        alternatives=tuple(stack.series for stack in _equals(best, usable[1:])),
         t1_slices=_t1_slices(stacks, chosen),
         tie=tuple(tie),
         forced=forced,
@@ -300,21 +305,31 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
 
 def _stacks(series: Series) -> list[_Stack]:
     """Group the series' slices into stacks, in order of first occurrence."""
-    groups: list[list[SliceHeader]] = []
+    groups: list[tuple[object, list[SliceHeader]]] = []
     for header in series.slices:
-        home = next((group for group in groups if _of_one_stack(group[0], header)), None)
-        if home is None:
-            groups.append([header])
+        kind = _kind_of(header)
+        home = (group for other, group in groups if other == kind and _in_line(group[0], header))
+        group = next(home, None)
+        if group is None:
+            groups.append((kind, [header]))
         else:
-            home.append(header)
-    return [_Stack(series, tuple(group), dixon_part(group[0])) for group in groups]
+            group.append(header)
+    stacks = [slices for _, group in groups for slices in _repeats(tuple(group))]
+    return [_Stack(_narrowed(series, slices), slices, dixon_part(slices[0])) for slices in stacks]
 
 
-def _of_one_stack(one: SliceHeader, other: SliceHeader) -> bool:
-    """Whether two slices of a series are parallel, of one size and kind, and not shifted."""
-    kinds = [(h.rows, h.columns, dixon_part(h), no_anatomy(h)) for h in (one, other)]
-    if kinds[0] != kinds[1]:
-        return False
+def _kind_of(header: SliceHeader) -> object:
+    """Values by which slices of one series belong to different stacks."""
+    spacing = header.spacing_rc_mm and tuple(round(mm, 2) for mm in header.spacing_rc_mm)
+    return (
+        (header.rows, header.columns, spacing, header.position is None),
+        (dixon_part(header), no_anatomy(header), weighting(header), is_real_part(header)),
+        re.sub(r"[\d\W_]+", " ", header.series_description.upper()).strip(),
+    )
+
+
+def _in_line(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether two slices are parallel, and not shifted within their plane."""
     if one.orientation is None or other.orientation is None:
         return one.orientation is other.orientation
     parallel = bool(np.abs(np.subtract(one.orientation, other.orientation)).max() < 0.02)
@@ -322,6 +337,34 @@ def _of_one_stack(one: SliceHeader, other: SliceHeader) -> bool:
         return parallel
     shift = np.subtract(one.position, other.position) @ np.array(one.orientation[3:])  # type: ignore[arg-type]
     return bool(abs(shift) < _SHIFT_SHARE * _height_mm(one))
+
+
+def _repeats(slices: tuple[SliceHeader, ...]) -> list[tuple[SliceHeader, ...]]:
+    """Split slices that repeat every place equally often, such as two acquisitions.
+
+    Echoes and images with suppressed fat stay together: of these, one is chosen at each place. So
+    do slices whose numbers repeat too, because nothing shows which of them belong together.
+    """
+    along = _positions(slices)
+    numbers = {(header.instance_number, header.frame) for header in slices}
+    kinds = {_within_place(header)[:2] for header in slices}
+    if along is None or len(numbers) < len(slices) or len(kinds) > 1:
+        return [slices]
+    places: dict[float, list[SliceHeader]] = {}
+    for header, place in zip(slices, np.round(along, 2), strict=True):
+        places.setdefault(float(place), []).append(header)
+    counts = {len(place) for place in places.values()}
+    if len(counts) > 1:
+        return [slices]
+    return list(zip(*(sorted(place, key=_within_place) for place in places.values()), strict=True))
+
+
+def _narrowed(series: Series, slices: tuple[SliceHeader, ...]) -> Series:
+    """The series with these of its slices, described as they are."""
+    if len(slices) == len(series.slices):
+        return series
+    description = slices[0].series_description or series.description
+    return Series(series.series_uid, description, slices)
 
 
 def _height_mm(header: SliceHeader) -> float:
@@ -346,9 +389,8 @@ def _with_named_parts(stacks: Sequence[_Stack]) -> list[_Stack]:
     """
     groups: dict[object, dict[int, DixonPart]] = {}
     for n, stack in enumerate(stacks):
-        named = named_part(stack.series.description)
-        if stack.part is None and named is not None:
-            groups.setdefault((named[0], _geometry_of(stack)), {})[n] = named[1]
+        for rest, part in named_parts(stack.series.description) if stack.part is None else ():
+            groups.setdefault((rest, _geometry_of(stack)), {})[n] = part
     parts = {
         n: part for group in groups.values() if len(set(group.values())) > 1
         for n, part in group.items()
@@ -510,7 +552,7 @@ def _strangeness(stack: _Stack) -> tuple[bool, bool, bool]:
 def _demerits(stack: _Stack) -> list[Demerit]:
     """The demerits of a usable stack."""
     header, contrast = stack.first, weighting(stack.first)
-    fat = None if is_of_dixon_scan(header) or stack.part else fat_suppression(header)
+    fat = None if stack.part else fat_suppression(header)
     echo = header.echo_time_ms
     found = (
         (
@@ -525,6 +567,7 @@ def _demerits(stack: _Stack) -> list[Demerit]:
         ),
         (contrast == "T2*", 6, "T2*-weighted or short repetition, not plain T2"),
         (stack.part is None and is_derived(header), 4, "a derived image, not an original one"),
+        (is_real_part(header), 4, "the real part of a complex image, not its magnitude"),
         (
             contrast == "T2" and echo is not None and echo < 45,
             3,
@@ -594,11 +637,13 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
     slices = stack.slices
     along = _positions(slices)
     if along is None:
-        ordered = sorted(slices, key=lambda s: (s.instance_number or 0, s.frame or 0, str(s.path)))
+        ordered = in_order(slices)
         chosen = ordered[len(ordered) // 2]
         if len(slices) == 1:
             return chosen, 0, []
-        text = "slices have no distinct positions; the middle is by instance number"
+        by = "slice location" if _has_locations(slices) else "instance number"
+        text = f"slices have no distinct positions; the middle is by {by}"
+        text += ", and millimetres across the slices are unknown" if chosen.has_geometry else ""
         warning = stack.remark("slice_choice", "{series.shown}: {reason}", text)
         return chosen, ordered.index(chosen), [warning]
     distance = np.abs(along - (along.min() + along.max()) / 2)
@@ -609,7 +654,34 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
     if len(places) > 1:
         text = "of several middle images, the one with fat and the longest echo was chosen"
         warnings.append(stack.remark("slice_choice", "{series.shown}: {reason}", text))
+    if gap := _gap(along):
+        warnings.append(stack.remark("slice_choice", "{series.shown}: {reason}", gap))
     return slices[place], place, warnings
+
+
+def in_order(slices: Sequence[SliceHeader]) -> list[SliceHeader]:
+    """Slices without distinct positions in order: by their slice locations, or else numbers."""
+    if _has_locations(slices):
+        return sorted(slices, key=lambda s: s.location_mm or 0.0)
+    return sorted(slices, key=lambda s: (s.instance_number or 0, s.frame or 0, str(s.path)))
+
+
+def _has_locations(slices: Sequence[SliceHeader]) -> bool:
+    """Whether every slice has a slice location of its own."""
+    locations = {header.location_mm for header in slices}
+    return None not in locations and len(locations) == len(slices)
+
+
+def _gap(along: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
+    """A text about gaps in a stack of otherwise even steps, or empty."""
+    steps = np.diff(np.unique(np.round(along, 2)))
+    if len(steps) < _LEAST_STEPS:
+        return ""
+    usual, widest = float(np.median(steps)), float(steps.max())
+    wide = int((steps > _GAP * usual).sum())
+    if not 0 < wide <= max(1, len(steps) // 4):
+        return ""
+    return f"slices seem to be missing: some lie {widest:.1f} mm apart, and most {usual:.1f} mm"
 
 
 def _neighbours(stack: _Stack, chosen: SliceHeader) -> tuple[SliceHeader, ...]:

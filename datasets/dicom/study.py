@@ -7,9 +7,10 @@ recognised by their content, never by their names. A file without a usable image
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from spineline.datasets.common.log import progress
 from spineline.datasets.dicom.copies import Copies, without_copies
@@ -22,6 +23,9 @@ from spineline.datasets.dicom.header import (
 )
 from spineline.datasets.dicom.index import group, located_files, refuse_no_image, series_of
 from spineline.datasets.dicom.select import Rejection, Study
+
+Uids: TypeAlias = tuple[str | None, str | None, str | None]
+"""UIDs of study, series and instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +74,45 @@ def scan(source: Path) -> tuple[Study, ...]:
     return tuple(studies)
 
 
+class Identified(Protocol):
+    """What has the UIDs of a slice: its header, a record or a result."""
+
+    @property
+    def study_uid(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def series_uid(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def instance_uid(self) -> str | None: ...  # noqa: D102
+
+
+def uids_of(image: Identified) -> Uids:
+    """Return study, series and instance UID; the last alone may repeat elsewhere."""
+    return image.study_uid, image.series_uid, image.instance_uid
+
+
+def instances_by_uids(studies: Iterable[Study]) -> dict[Uids, SliceHeader]:
+    """Return every slice by its three UIDs; for a multi-frame file, the first frame."""
+    found: dict[Uids, SliceHeader] = {}
+    for header in _slices(studies):
+        found.setdefault(uids_of(header), header)
+    return found
+
+
 def instances_by_uid(studies: Iterable[Study]) -> dict[str, SliceHeader]:
     """Return every slice by its SOP Instance UID; for a multi-frame file, the first frame."""
     found: dict[str, SliceHeader] = {}
+    for header in _slices(studies):
+        found.setdefault(header.instance_uid, header)
+    return found
+
+
+def _slices(studies: Iterable[Study]) -> Iterator[SliceHeader]:
+    """All slices, the frames of a file in order."""
     for study in studies:
         for series in study.series:
-            for header in sorted(series.slices, key=lambda h: h.frame or 0):
-                found.setdefault(header.instance_uid, header)
-    return found
+            yield from sorted(series.slices, key=lambda h: h.frame or 0)
 
 
 def _read_all(files: Sequence[Path], source: Path) -> _Found:

@@ -24,7 +24,7 @@ from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.select import Study
-from spineline.datasets.dicom.study import instances_by_uid, scan
+from spineline.datasets.dicom.study import Uids, instances_by_uids, scan, uids_of
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.splits import PARTS, split_studies
 from spineline.datasets.types import ImageRecord
@@ -32,7 +32,7 @@ from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import GroundTruthSettings
 from spineline.pipeline.inference.sources import Case
 
-Headers = Mapping[str, SliceHeader]
+Headers = Mapping[Uids, SliceHeader]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class GroundTruthSet:
     Attributes:
         truths: in the source's order.
         left_out: entries of the annotation that became no record.
-        headers: slices of the DICOM studies by instance UID; empty for plain images.
+        headers: slices of the DICOM studies by their UIDs; empty for plain images.
     """
 
     truths: tuple[GroundTruth, ...]
@@ -116,7 +116,7 @@ def on_labelled_image(result: StudyResult, record: ImageRecord, headers: Headers
     """
     if result.instance_uid is None and not headers:
         return True
-    return record.instance_uid in (None, result.instance_uid)
+    return record.instance_uid is None or uids_of(record) == uids_of(result)
 
 
 def aligned(result: StudyResult, record: ImageRecord, headers: Headers) -> StudyResult:
@@ -139,7 +139,7 @@ def aligned(result: StudyResult, record: ImageRecord, headers: Headers) -> Study
         return result
     if result.study_uid != record.study_uid:
         raise AnnotationError("the prediction is of another study than the label")
-    seen, labelled = (headers.get(str(uid)) for uid in (result.instance_uid, record.instance_uid))
+    seen, labelled = (headers.get(uids_of(image)) for image in (result, record))
     if seen is None or labelled is None:
         msg = "the slice of the prediction or of the label is not among the studies of source"
         raise AnnotationError(msg)
@@ -175,7 +175,7 @@ def _of_studies(
 ) -> GroundTruthSet:
     """The truths of a source whose records are slices of DICOM studies."""
     by_uid = {study.study_uid: study for study in studies if study.series}
-    headers = instances_by_uid(list(by_uid.values()))
+    headers = instances_by_uids(list(by_uid.values()))
     truths = []
     for record in source.records:
         if record.instance_uid is None:
@@ -183,7 +183,7 @@ def _of_studies(
         study = by_uid[str(record.study_uid)]
         case = Case(study.name, study=study, slices=settings.slices, force=settings.force)
         if settings.slice == "annotated":
-            case = Case(record.image_id, study=study, header=headers[str(record.instance_uid)])
+            case = Case(record.image_id, study=study, header=headers[uids_of(record)])
         truths.append(GroundTruth(record, case))
     return GroundTruthSet(tuple(truths), source.left_out, headers)
 

@@ -44,6 +44,7 @@ from spineline.datasets.dicom.index import (
     read_study,
 )
 from spineline.datasets.dicom.privacy import (
+    count_patients,
     holds_identity,
     identity_parts,
     privacy_remarks,
@@ -96,6 +97,8 @@ _BY_NAME = "the middle one by file name was chosen, because the images do not sa
 _OTHER_SUFFIXES = {Path(f"a{each}").suffix for each in (*VOLUME_FORMATS, *ARCHIVE_SUFFIXES)}
 _MOST_RIVALS = 2
 """Maximum number of equally suited series to analyse besides the first."""
+_MOST_DAMAGED = 2
+"""Maximum number of slices that replace a chosen one whose pixels cannot be read."""
 _FEW_FILES = 32 * _CHUNK
 """Up to this number, plain files are read in this process, because starting others takes longer."""
 
@@ -643,7 +646,8 @@ def _without_identity(study: Study, identity: Sequence[str], pseudonymous: bool,
     return text
 
 
-def _load_slice(case: Case, study: Study) -> Frame:
+def _load_slice(case: Case, study: Study, *, others: int = _MOST_DAMAGED) -> Frame:
+    """The chosen slice; if its pixels cannot be read, up to ``others`` further ones are tried."""
     reader = _Reader()
     if case.header is not None:
         return _framed(case, study, case.header, reader)
@@ -658,8 +662,38 @@ def _load_slice(case: Case, study: Study) -> Frame:
         except DicomReadError:
             raise error from None
         return replace(frame, series_found=error.found)
-    frame = _load_choice(case, study, choice, reader)
+    try:
+        frame = _load_choice(case, study, choice, reader)
+    except DicomReadError as error:
+        if not (others and choice.neighbours) or choice.slice.frames > 1:
+            raise
+        try:
+            return _load_slice(case, _without(study, choice.slice, error), others=others - 1)
+        except SpinelineError:
+            raise error from None
     return frame if study.single_file else replace(frame, series_found=choice.found)
+
+
+def _without(study: Study, header: SliceHeader, error: DicomReadError) -> Study:
+    """The study without a slice whose pixels cannot be read."""
+    reason = str(error).removeprefix(f"{header.path}: ")
+    rejection = Rejection(header.path, reason, "damaged", study.study_uid)
+    series = (
+        replace(each, slices=tuple(other for other in each.slices if other is not header))
+        for each in study.series
+    )
+    kept = tuple(each for each in series if each.slices)
+    return replace(study, series=kept, rejections=(*study.rejections, rejection))
+
+
+def _patients_warning(study: Study) -> tuple[Remark, ...]:
+    """A warning if files of several patients have the same study UID, as after anonymisation."""
+    headers = [header for series in study.series for header in series.slices]
+    count = count_patients(headers) if study.study_uid else 0
+    if count < 2:
+        return ()
+    wording = "files of {count} patients have this study's UID, and only one slice was chosen; "
+    return (warning("files_left_out", wording + "give each patient's files alone", count=count),)
 
 
 class _Reader:
@@ -734,7 +768,8 @@ def _framed(
         text = "no usable pixel spacing or position, so points have no mm"
         warnings = (*warnings, warning("no_geometry", text))
     names = (case.name, study.folder.name, header.path.stem)
-    return replace(frame, warnings=(*warnings, *_privacy(header, names)))
+    told = (*_patients_warning(study), *_privacy(header, names))
+    return replace(frame, warnings=(*warnings, *told))
 
 
 def _unread(study: Study, headers: Sequence[SliceHeader]) -> tuple[Unread, ...]:
@@ -771,8 +806,7 @@ def read_beside(frame: Frame, beside: Frame | Unread) -> Frame:
 
 def _rivals(case: Case, study: Study, choice: Choice, reader: _Reader) -> Iterator[Frame]:
     """The middle slices of series that are equally suited as the chosen one."""
-    for header in choice.alternatives[:_MOST_RIVALS]:
-        series = next(s for s in study.series if any(h is header for h in s.slices))
+    for series in choice.alternatives[:_MOST_RIVALS]:
         try:
             alone = replace(study, series=(series,))
             other = choose_slice(alone, read=reader.upright)

@@ -18,7 +18,7 @@ import numpy as np
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
-from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.study import uids_of
 from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.inference.results import GradedStructure
@@ -27,7 +27,7 @@ from spineline.pipeline.inference.sources import find_cases
 from spineline.pipeline.outputs.settings import OutputSettings
 
 if TYPE_CHECKING:
-    from spineline.pipeline.inference.ground_truth import GroundTruth, GroundTruthSet
+    from spineline.pipeline.inference.ground_truth import GroundTruth, GroundTruthSet, Headers
     from spineline.pipeline.inference.pipeline import Analysis
 
 Point = tuple[float, float]
@@ -115,15 +115,13 @@ def comparison_of(analysis: Analysis, settings: OutputSettings) -> Comparison | 
         return Comparison({}, f"the annotation cannot be compared: {error}")
 
 
-def _comparison_with(
-    analysis: Analysis, record: ImageRecord, headers: Mapping[str, SliceHeader]
-) -> Comparison:
+def _comparison_with(analysis: Analysis, record: ImageRecord, headers: Headers) -> Comparison:
     """Compare the labels of one image with a prediction.
 
     Args:
         analysis: of the same image, or of another slice of its study.
         record: the labelled image.
-        headers: slices of the studies by instance UID; empty for plain images.
+        headers: slices of the studies by their UIDs; empty for plain images.
 
     Raises:
         AnnotationError: the two images cannot be aligned.
@@ -137,8 +135,8 @@ def _comparison_with(
     # The labels in the analysed frame, upright.
     points = np.array([label.point_xy for label in labels], dtype=np.float64)
     seen = analysis.frame.header
-    if seen is not None and record.instance_uid not in (None, seen.instance_uid):
-        points_mm = pixel_to_patient(headers[str(record.instance_uid)], points)
+    if seen is not None and record.instance_uid and uids_of(record) != uids_of(seen):
+        points_mm = pixel_to_patient(headers[uids_of(record)], points)
         points = patient_to_pixel(seen, points_mm)[:, :2]
     shown = analysis.frame.turn.from_native(points).tolist()
     compared = [

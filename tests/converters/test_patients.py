@@ -35,7 +35,19 @@ NAMED = [
 ]
 
 
-@pytest.mark.parametrize("patients", [NUMBERED, NAMED], ids=["number", "name"])
+NUMBERED_ODDLY = [{"PatientID": ("0{}a ", " {}A")[n % 2].format(n // 2 + 1)} for n in range(8)]
+NUMBERED_BY_ANONYMISER = [{"PatientID": f"ANON{n // 2}"} for n in range(8)]
+NAMED_ODDLY = [
+    {**values, "PatientName": (f"DOE^JO{n // 2}^^", f"Doe, Jo{n // 2}")[n % 2]}
+    for n, values in enumerate(NAMED)
+]
+
+
+@pytest.mark.parametrize(
+    "patients",
+    [NUMBERED, NUMBERED_ODDLY, NUMBERED_BY_ANONYMISER, NAMED, NAMED_ODDLY],
+    ids=["number", "number-written-oddly", "number-of-an-anonymiser", "name", "name-written-oddly"],
+)
 def test_no_ratio_parts_the_studies_of_a_patient(
     tianchi_source, run_cli, patients: list[dict[str, str]]
 ) -> None:
@@ -87,9 +99,10 @@ def test_what_an_anonymiser_left_is_no_patient(tianchi_source, run_cli, placehol
     give_patients(
         run.images, [{"PatientID": placeholder}, {"PatientID": placeholder}, *NUMBERED[:2]]
     )
-    code, _, said = run_cli("convert", "tianchi", *run.words(split="0.5"))
+    code, told, said = run_cli("convert", "tianchi", *run.words(split="0.5"))
     assert code == 0
     assert "of 2 of 4 studies the patient is not known, such as study1" in said
+    assert "patients: 2 studies of 1 patient by PatientID" in told + said
 
 
 def test_one_number_in_all_studies_is_told_and_taken_as_none(tianchi_source, run_cli) -> None:
@@ -124,6 +137,8 @@ FILES = {
     "b.csv": "001;Meier\n002;Meier\n151;Huber\n",
     "c.json": '{"001": "Meier", "002": "Meier", "151": "Huber"}',
     "d.yaml": "Meier: ['001', '002']\nHuber: ['151']\n",
+    "f.csv": "001,Meier\n002, MEIER \n151,Huber\n",
+    "g.csv": "Study ID,Patient ID\n001,Meier\n002,Meier\n151,Huber\n",
     "e.csv": "\ufeffpatient_id,age,study\nMeier,3,001\nMeier,4,002\nHuber,5,151\n",
 }
 

@@ -64,6 +64,30 @@ def multi_frame(tmp_path, fake_models, make_multi_frame, run_cli, predict) -> Pa
     return path
 
 
+@pytest.mark.parametrize("repeats", ["in a series", "from series to series"])
+def test_one_instance_uid_of_several_files(
+    tmp_path, fake_models, make_slice, make_spots, predict, run_cli, repeats: str
+) -> None:
+    """The result's slice is found again by its series, or by where its points lie."""
+    for number in range(1, 6):
+        image = make_spots() // (1 + abs(number - 3))
+        keys = {"study": "s", "number": number, "position": (-4.0 * number, -100.0, 100.0)}
+        make_slice(tmp_path / "s" / f"t2-{number}", image, series="z", **keys)
+        make_slice(tmp_path / "s" / f"t1-{number}", image.T.copy(), series="a", number=number,
+                   study="s", description="T1_TSE_SAG", position=keys["position"])  # fmt: skip
+    for path in (tmp_path / "s").iterdir():
+        dataset = pydicom.dcmread(path)
+        series = "2" if repeats == "in a series" and path.name.startswith("t2") else "1"
+        number = path.name[-1] if repeats == "from series to series" else "9"
+        dataset.SOPInstanceUID = f"1.2.{series}.{number}"
+        dataset.save_as(path)
+    assert predict(tmp_path / "s", out=tmp_path / "out")[0] == 0
+    (record,) = converted(run_cli, tmp_path, tmp_path / "out", tmp_path / "s").values()
+    image = cv2.imread(str(tmp_path / "data" / record.file), cv2.IMREAD_UNCHANGED)
+    wanted = pydicom.dcmread(tmp_path / "s" / "t2-3").pixel_array
+    assert np.array_equal(image, window_to_uint8(wanted))
+
+
 def test_one_frame_of_many(tmp_path, multi_frame, run_cli) -> None:
     content = json.loads(multi_frame.read_text())
     content["structures"][4]["point_mm"] = "moved by hand"

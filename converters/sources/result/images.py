@@ -22,7 +22,7 @@ from spineline.datasets.common.files import plain_name
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.select import Study
-from spineline.datasets.dicom.study import instances_by_uid, scan
+from spineline.datasets.dicom.study import Uids, instances_by_uids, scan, uids_of
 from spineline.datasets.images import IMAGE_SUFFIXES, image_names
 from spineline.datasets.volumes.volume import volume_suffix
 
@@ -37,23 +37,23 @@ class ImagesOfResults:
 
     Attributes:
         root: the folder of plain images.
-        headers: slices by instance UID.
+        headers: slices by their UIDs.
         studies: studies that have an image.
         frames: plain images by the names that ``pipeline predict`` gives them.
         study_ids: study ids by study UID.
         seen: study UIDs and names of images that have a result, even an unreadable one.
-        done: instance UIDs and files of plain images that have a record.
+        done: UIDs of slices and files of plain images that have a record.
         volumes: the volumes, if a result refers to one.
         slices: slices of volumes, by the id of the record.
     """
 
     root: Path
-    headers: dict[str, SliceHeader] = field(default_factory=dict)
+    headers: dict[Uids, SliceHeader] = field(default_factory=dict)
     studies: tuple[Study, ...] = ()
     frames: dict[str, Path] = field(default_factory=dict)
     study_ids: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
-    done: set[str] = field(default_factory=set)
+    done: set[Uids | str] = field(default_factory=set)
     volumes: ImagesOfExport | None = None
     slices: dict[str, FoundImage] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ class ImagesOfResults:
         if any(content.instance_uid is not None for content in contents):
             scanned = scan(images) if studies is None else studies
             found.studies = tuple(study for study in scanned if study.series)
-            found.headers = instances_by_uid(found.studies)
+            found.headers = instances_by_uids(found.studies)
         if any(content.slice_index is not None for content in contents):
             found.volumes = ImagesOfExport(images, slices=SliceRules(view="stored"))
         if any(c.instance_uid is None and c.slice_index is None for c in contents):
@@ -81,7 +81,7 @@ class ImagesOfResults:
         """Return the unit of splits: the first result's id of a DICOM study, or a frame's study."""
         if content.instance_uid is None:
             return study_of(entry.image_id)
-        header = self.headers.get(content.instance_uid)
+        header = self._first_of(content)
         uid = header.study_uid if header else content.study_uid or content.instance_uid
         return self.study_ids.setdefault(uid, entry.image_id)
 
@@ -125,8 +125,8 @@ class ImagesOfResults:
         return header, file
 
     def _slice_of(self, entry: ResultFile, content: ResultContent, uid: str) -> SliceHeader:
-        """The slice with an instance UID; for a file of several frames, the matching frame."""
-        header = self.headers.get(uid)
+        """The slice with an instance UID; of several frames or files, the matching one."""
+        header = self._first_of(content)
         if header is None:
             detail = f"{entry.where}: instance_uid {uid[:70]} is not among the DICOM instances of "
             detail += "the images folder"
@@ -136,18 +136,26 @@ class ImagesOfResults:
                     "predict with names=folder for results that are to be converted"
                 )
             raise EntryError("unknown_uid", detail)
-        if header.frames == 1:
-            return header
         slices = (h for study in self.studies for series in study.series for h in series.slices)
-        frame = _frame_of(content, [h for h in slices if h.instance_uid == uid])
+        alike = [h for h in slices if uids_of(h) == uids_of(header)]
+        if len(alike) == 1:
+            return header
+        frame = _frame_of(content, alike)
         if frame is None:
-            detail = (
-                f"{entry.where}: {header.path.name} holds several frames, and the result's "
-                "point_mm do not lie in one of them; export the frames singly"
+            what = (
+                f"{header.path.name} holds several frames"
+                if header.frames > 1
+                else f"{len(alike)} files have the UID {uid[:70]}"
             )
-            raise EntryError("several_frames", detail)
-        self.headers[uid] = frame  # its pixels are used from now on
+            detail = f"{entry.where}: {what}, and the result's point_mm do not lie in one of them"
+            raise EntryError("several_frames", f"{detail}; export the frames singly")
+        self.headers[uids_of(frame)] = frame  # its pixels are used from now on
         return frame
+
+    def _first_of(self, content: ResultContent) -> SliceHeader | None:
+        """A slice with a result's UIDs, or else with its instance UID alone."""
+        others = (h for h in self.headers.values() if h.instance_uid == content.instance_uid)
+        return self.headers.get(uids_of(content)) or next(others, None)
 
     def note_others(self, builder: SourceBuilder) -> None:
         """Record the studies and frames that have no result."""

@@ -28,6 +28,7 @@ from spineline.converters.sources.source import (
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.dicom.select import Study
+from spineline.datasets.dicom.study import uids_of
 from spineline.datasets.images import read_image
 from spineline.datasets.labels import EXTRA_LEVELS, LEVELS, kind_of_level
 from spineline.datasets.quality_control import MarkedImage, MarkedPoint, PointRules
@@ -107,12 +108,12 @@ def read_results(
         if record.image_id in index.slices:
             return index.slices[record.image_id].pixels()
         if record.instance_uid is not None:
-            return read_pixels(index.headers[record.instance_uid])
+            return read_pixels(index.headers[uids_of(record)])
         return read_image(index.root / str(record.file))
 
     def path_of(record: ImageRecord) -> Path:
         if record.instance_uid is not None:
-            return index.headers[record.instance_uid].path
+            return index.headers[uids_of(record)].path
         return index.root / str(record.file)
 
     return builder.source("result", pixels, path_of)
@@ -163,7 +164,7 @@ def _read(
         detail = "the file of the instance belongs to another study"
         builder.note(entry.image_id, study, "uid_mismatch", detail, "the file counts")
     images.seen.add(header.study_uid if header else entry.image_name)
-    taken = header.instance_uid if header else f"{file}{place}"
+    taken = uids_of(header) if header else f"{file}{place}"
     if taken in images.done:
         detail = f"{entry.where}: an earlier result is for the same image; the first one counts"
         raise EntryError("duplicate_id", detail, failed=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spineline.datasets.dicom.header import SliceHeader
-from spineline.datasets.dicom.select import Choice
+from spineline.datasets.dicom.select import Choice, in_order
 from spineline.pipeline.inference.settings import SliceCount
 
 _NEAR = 2  # slices beside the chosen one, where nothing is odd
@@ -56,12 +56,11 @@ def slices_beside(choice: Choice, slices: SliceCount) -> Beside:
 
 
 def _by_distance(choice: Choice) -> Distances:
-    """The other slices of the stack, the nearest first; without positions, by their numbers."""
+    """The other slices of the stack, the nearest first; without positions, by their order."""
     chosen = choice.slice
     if choice.neighbours:
         return [(_distance(header, chosen), header) for header in choice.neighbours]
-    alike = [h for h in choice.series.slices if _is_alike(h, chosen)]
-    alike.sort(key=lambda h: (h.instance_number or 0, h.frame or 0, str(h.path)))
+    alike = in_order([h for h in choice.series.slices if _is_alike(h, chosen)])
     middle = next((n for n, header in enumerate(alike) if header is chosen), None)
     if middle is None:
         return []

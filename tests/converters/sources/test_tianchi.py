@@ -50,6 +50,49 @@ def test_pixels_are_those_of_the_marked_slice(tianchi_source):
     assert np.array_equal(source.pixels(source.records[0]), wanted)
 
 
+def test_of_files_with_one_instance_uid_the_stated_series_counts(tianchi_source, slice_writer):
+    import numpy as np
+    import pydicom
+
+    files = tianchi_source(5)
+    for number in (1, 2):
+        path = files.images / "study5" / f"A{number}"
+        slice_writer(
+            path, 5, number, SeriesInstanceUID="1.2.3", SeriesNumber=0, PixelSpacing=[1, 1]
+        )
+    source = read(files)
+    (record,) = source.records
+    wanted = pydicom.dcmread(files.images / "study5" / "IM2").pixel_array
+    assert record.series_uid == files.entries[0]["data"][0]["seriesUid"]
+    assert record.spacing_rc_mm == (1.5, 1.25)
+    assert np.array_equal(source.pixels(record), wanted)
+    assert source.path_of(record).name == "IM2"
+
+
+def test_of_studies_with_the_same_instance_uids_each_has_its_own(tianchi_source, slice_writer):
+    files = tianchi_source(5, 6)
+    mark = files.entries[0]["data"][0]
+    for number in (1, 2):
+        slice_writer(
+            files.images / "study6" / f"IM{number}", 6, number,
+            SeriesInstanceUID=mark["seriesUid"], SOPInstanceUID=files_uid(5, number),
+        )  # fmt: skip
+    files.entries[1]["data"] = [mark]
+    source = read(files.save())
+    assert [r.study_id for r in source.records] == ["study5", "study6"]
+    assert [source.path_of(r).parent.name for r in source.records] == ["study5", "study6"]
+
+
+def test_a_mark_of_one_of_several_files_with_a_uid_is_left_out(tianchi_source, slice_writer):
+    files = tianchi_source(5)
+    slice_writer(files.images / "study5" / "IM1", 5, 1, SOPInstanceUID=files_uid(5, 2))
+    source = read(files)
+    assert source.records == ()
+    assert [(f.reason, "2 files have the UID" in f.detail) for f in source.failures] == [
+        ("several_images", True)
+    ]
+
+
 def test_reading_decodes_no_pixels(tianchi_source, monkeypatch):
     files = tianchi_source(5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -151,6 +152,17 @@ def test_parts_without_names_are_known_by_their_images(order: tuple[str, ...]) -
     series = tuple(series_of(T2, "t2_tse_dixon_sag", uid) for uid in "abcd")
     choice = choose_slice(Study("1", "s", Path(), series), read=reader(**images))
     assert choice.series.series_uid == order[0]
+
+
+def test_parts_without_names_in_one_series_are_known_by_their_images() -> None:
+    order = ("fat", "water", "in-phase", "opposed-phase")
+    series = [series_of(T2, "T2 SAG WFOP", part) for part in order]
+    slices = [h for each in zip(*(s.slices for s in series), strict=True) for h in each]
+    mixed = Series("1", "T2 SAG WFOP", tuple(
+        replace(header, instance_number=n) for n, header in enumerate(slices, 1)
+    ))  # fmt: skip
+    choice = choose_slice(Study("1", "s", Path(), (mixed,)), read=reader(**DIXON))
+    assert choice.slice.series_uid == "water"
 
 
 def test_water_and_fat_named_the_wrong_way_round_are_told() -> None:

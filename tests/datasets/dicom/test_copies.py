@@ -167,6 +167,39 @@ def test_a_series_uid_for_every_slice(tmp_path: Path, write_dicom: WriteDicom) -
 
 
 @pytest.mark.parametrize(
+    "of_slice",
+    [
+        lambda n: {"SeriesDescription": f"T2_TSE_SAG slice {n + 1}/7"},
+        lambda n: {"SeriesNumber": 401 + n},
+        lambda n: {"EchoTime": 102 + n / 1000},
+    ],
+    ids=["description", "number", "echo time"],
+)
+def test_a_series_uid_for_every_slice_and_values_that_differ_by_slice(
+    tmp_path: Path, write_dicom: WriteDicom, of_slice: Callable[[int], dict[str, object]]
+) -> None:
+    for n in range(7):
+        write_dicom(f"s/t2{n}", NOISE[n], series=f"1.2.{n}", index=n, SOPInstanceUID=f"2.{n}",
+                    **of_slice(n))  # fmt: skip
+    (study,) = studies_of(tmp_path / "s")
+    assert counts(study) == ([7], [])
+    assert choose_slice(study).slice.path.name == "t23"
+
+
+def test_a_series_uid_for_every_slice_of_two_acquisitions(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    for n in range(10):
+        write_dicom(f"s/{n}", RNG.integers(0, 4096, (80, 96), dtype=np.uint16), series=f"1.{n}",
+                    index=n % 5, SOPInstanceUID=f"2.{n}", InstanceNumber=n)  # fmt: skip
+    (study,) = studies_of(tmp_path / "s")
+    assert counts(study) == ([10], [])
+    choice = choose_slice(study)
+    assert choice.slice.instance_number == 2
+    assert len(choice.alternatives[0].slices) == 5
+
+
+@pytest.mark.parametrize(
     "other",
     [
         {"SeriesNumber": 9},

@@ -89,6 +89,39 @@ def test_padding_does_not_stretch_the_range(write_dicom: WriteDicom) -> None:
 
 
 @pytest.mark.parametrize(
+    ("dtype", "padding", "tags"),
+    [
+        ("int16", -2000, {"PixelPaddingValue": 63536}),
+        ("uint16", 63536, {"PixelPaddingValue": -2000}),
+        ("int16", -1995, {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}),
+        ("uint16", 5000, {"PixelPaddingValue": 6000, "PixelPaddingRangeLimit": 4096}),
+    ],
+    ids=["unsigned-in-signed", "signed-in-unsigned", "range", "range-downwards"],
+)
+def test_padding_of_the_other_sign_or_in_a_range(
+    write_dicom: WriteDicom, dtype: str, padding: int, tags: dict[str, int]
+) -> None:
+    pixels = NOISE.astype(dtype)
+    pixels[:10] = padding
+
+    def edit(dataset: Dataset) -> None:
+        for keyword, value in tags.items():
+            dataset.add_new(keyword, "SS" if value < 0 else "US", value)
+
+    read = read_pixels(header_of(change(write_dicom("a", pixels), edit)))
+    assert_array_equal(read[:10], NOISE[10:].min())
+    assert_array_equal(read[10:], NOISE[10:])
+
+
+@pytest.mark.parametrize("shift", [0, 4])
+def test_a_high_bit_above_the_stored_bits_loses_no_value(
+    write_dicom: WriteDicom, shift: int
+) -> None:
+    path = write_dicom("a", NOISE << shift, BitsStored=12, HighBit=15)
+    assert_array_equal(read_pixels(header_of(path)), NOISE << shift)
+
+
+@pytest.mark.parametrize(
     "syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless], ids=lambda s: s.keyword
 )
 def test_lossless_compression(write_dicom: WriteDicom, syntax: pydicom.uid.UID) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,11 @@ def choose(*series: Series, **fields: object) -> Choice:
         "sT2W_TSE SAG",
         "Sag T2",
         "FSE T2",
+        "T2 SAG SCREENING",
+        "SAG T2 NO FS",
+        "T2_SAG_NON-FS",
+        "T2 SAG without FAT SAT",
+        "t2 sag ohne fatsat",
     ],
 )
 def test_t2_names_are_known_without_a_warning(description: str) -> None:
@@ -113,6 +119,14 @@ DIXON_NAMES = [
      "fat": "T2_tse_sag_fat"},
     {"water": "T2W_sag_W", "in-phase": "T2W_sag_IP", "opposed-phase": "T2W_sag_OP",
      "fat": "T2W_sag_F"},
+    {"water": "(WATER) Sag T2", "in-phase": "(IN) Sag T2", "opposed-phase": "(OUT) Sag T2",
+     "fat": "(FAT) Sag T2"},
+    {"water": "t2_W_sag_p2", "in-phase": "t2_in_sag_p2", "opposed-phase": "t2_opp_sag_p2",
+     "fat": "t2_F_sag_p2"},
+    {"water": "T2 SAG W 腰椎", "in-phase": "T2 SAG IP 腰椎", "opposed-phase": "T2 SAG OP 腰椎",
+     "fat": "T2 SAG F 腰椎"},
+    {"water": "T2 sag [Wasser]", "in-phase": "T2 sag [in]", "opposed-phase": "T2 sag [opp]",
+     "fat": "T2 sag [Fett]"},
 ]  # fmt: skip
 PARTS = ("water", "in-phase", "opposed-phase", "fat")
 
@@ -136,8 +150,15 @@ def test_of_a_dixon_scan_water_comes_before_in_phase_and_the_rest(
     [
         {"water": "WATER", "in-phase": "IN_PHASE", "opposed-phase": "OPP_PHASE", "fat": "FAT"},
         {"water": "W", "in-phase": "IP", "opposed-phase": "OP", "fat": "F"},
+        {"water": "WAT", "in-phase": "IN", "opposed-phase": "OPP", "fat": "FAT"},
+        {
+            "water": "WATER_ONLY",
+            "in-phase": "IN-PHASE",
+            "opposed-phase": "OUT_OF_PHASE",
+            "fat": "FAT ONLY",
+        },
     ],
-    ids=["words", "letters"],
+    ids=["words", "letters", "short words", "long words"],
 )
 @pytest.mark.parametrize("together", [False, True], ids=["four series", "one series"])
 def test_parts_of_a_dixon_scan_are_known_by_image_type_alone(
@@ -158,6 +179,34 @@ def test_a_plain_t2_series_comes_before_a_dixon_scan() -> None:
     plain = make_series("T2_TSE_SAG", count=5)
     choice = choose(make_series("t2_dixon_sag_W"), make_series("t2_dixon_sag_in"), plain)
     assert choice.series is plain
+
+
+@pytest.mark.parametrize("protocol", ["L SPINE T1 T2 STIR", "LUMBAR DWI", "SPINE LOC", "FS GRE"])
+def test_the_name_of_an_exam_does_not_change_what_descriptions_say(protocol: str) -> None:
+    names = ("SAG T1", "SAG T2", "SAG STIR")
+    series = [make_series(name, words=f"{name} {protocol}") for name in names]
+    for order in (series, series[::-1]):
+        choice = choose(*order)
+        assert choice.series.description == "SAG T2"
+        assert choice.warnings == ()
+        assert len(choice.t1_slices) == 7
+    assert "fat-suppressed" in choose(series[2]).warnings[0].text
+
+
+def test_the_name_of_a_sequence_says_more_than_the_description() -> None:
+    choice = choose(make_series("T2", words="T2 T2_TSE_FS_SAG"), make_series("T2 SAG", count=3))
+    assert choice.series.description == "T2 SAG"
+    assert any("fat-suppressed (described as 'FS')" in note.text for note in choice.notes)
+
+
+@pytest.mark.parametrize("protocol", ["LUMBAR FLEX COIL", "L SPINE IDEAL", "L SPINE"])
+def test_a_dixon_word_in_the_protocol_hides_no_fat_suppression(protocol: str) -> None:
+    names = ("SAG T2 FS", "SAG T2")
+    dark, plain = (make_series(name, words=f"{name} {protocol}") for name in names)
+    choice = choose(replace(dark, slices=dark.slices * 2), plain)
+    assert choice.series is plain
+    assert choice.warnings == ()
+    assert "fat-suppressed" in choose(dark).warnings[0].text
 
 
 def test_letters_at_the_end_mean_nothing_alone() -> None:
@@ -281,6 +330,24 @@ def test_a_gap_in_the_stack_does_not_shift_the_middle() -> None:
     assert choose(Series("1", "T2", tuple(slices))).slice.instance_uid == "0.5"
 
 
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        ((0, 4, 8, 20, 24), True),
+        ((0, 4, 8, 12, 20, 24), True),
+        ((0, 4, 8, 12, 16), False),
+        ((0, 1, 4, 5, 8, 9, 12, 13), False),
+        ((0, 4, 12), False),
+    ],
+    ids=["two lost", "one lost", "none lost", "two stacks", "too few to know"],
+)
+def test_slices_that_seem_to_be_missing_are_told(places: tuple[float, ...], told: bool) -> None:
+    slices = [make_series(count=1, position=(float(x), 0.0, 0.0)).slices[0] for x in places]
+    warnings = choose(Series("1", "T2", tuple(slices))).warnings
+    assert [each.code for each in warnings] == ["slice_choice"] * told
+    assert all("slices seem to be missing: some lie" in each.text for each in warnings)
+
+
 @pytest.mark.parametrize("position", [None, (0.0, 0.0, 0.0)], ids=["absent", "all-equal"])
 def test_without_positions_the_instance_number_decides(position: object) -> None:
     series = make_series(count=5, position=position)
@@ -288,6 +355,20 @@ def test_without_positions_the_instance_number_decides(position: object) -> None
     choice = choose(shuffled)
     assert choice.slice.instance_number == 3
     assert "the middle is by instance number" in str(choice.warnings[0])
+    assert ("millimetres across" in str(choice.warnings[0])) == (position is not None)
+
+
+@pytest.mark.parametrize("position", [None, (0.0, 0.0, 0.0)], ids=["absent", "all-equal"])
+def test_without_positions_slice_locations_come_before_numbers(position: object) -> None:
+    series = make_series(count=7, position=position)
+    slices = tuple(
+        replace(header, location_mm=4.0 * place - 12)
+        for header, place in zip(series.slices, (0, 2, 4, 6, 1, 3, 5), strict=True)
+    )
+    choice = choose(Series("1", "T2", slices))
+    assert choice.slice.location_mm == 0
+    assert choice.slice.instance_number == 6
+    assert "the middle is by slice location" in str(choice.warnings[0])
 
 
 def test_of_several_images_at_one_place_the_longest_echo_is_taken() -> None:
@@ -302,6 +383,74 @@ def test_of_several_images_at_one_place_the_longest_echo_is_taken() -> None:
     assert "the longest echo was chosen" in str(choice.warnings[0])
 
 
+def in_one_series(*series: Series) -> Series:
+    """The slices of series under one UID, numbered on."""
+    slices = [header for each in series for header in each.slices]
+    slices = [replace(each, series_uid="1", instance_number=n) for n, each in enumerate(slices, 1)]
+    return Series("1", slices[0].series_description, tuple(slices))
+
+
+@pytest.mark.parametrize("words", ["PD_T2_SAG", "SAG"])
+@pytest.mark.parametrize("first", [15.0, 100.0])
+def test_of_two_echoes_in_one_series_the_t2_weighted_one_is_taken(words: str, first: float) -> None:
+    echoes = [make_series(words, uid=str(echo), echo_time_ms=echo, repetition_time_ms=3000.0)
+              for echo in (first, 115.0 - first)]  # fmt: skip
+    choice = choose(in_one_series(*echoes))
+    assert choice.slice.echo_time_ms == 100.0
+    assert choice.slice.instance_uid == "100.0.3"
+    assert len(choice.neighbours) == 6
+
+
+def test_of_a_study_under_one_series_uid_the_t2_slices_are_taken_and_described() -> None:
+    choice = choose(in_one_series(make_series("T1_TSE_SAG"), make_series("T2_TSE_SAG")))
+    assert choice.slice.instance_uid == "T2_TSE_SAG.3"
+    assert choice.series.description == "T2_TSE_SAG"
+    assert "of series 'T2_TSE_SAG'" in str(choice.notes[0])
+    assert len(choice.t1_slices) == 7
+
+
+def test_descriptions_within_one_series_name_the_parts_of_a_dixon_scan() -> None:
+    names = ("FAT: Sag T2", "WATER: Sag T2", "InPhase: Sag T2", "OutPhase: Sag T2")
+    choice = choose(in_one_series(*(make_series(name) for name in names)))
+    assert choice.slice.series_description == "WATER: Sag T2"
+    assert choice.warnings[0].code == "fat_suppressed"
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_of_a_complex_image_in_one_series_the_magnitude_is_taken(numbered: bool) -> None:
+    parts = [make_series(uid=part, image_type=("ORIGINAL", "PRIMARY", part)) for part in "RIPM"]
+    mixed = in_one_series(*parts)
+    if not numbered:
+        slices = tuple(replace(header, instance_number=1) for header in mixed.slices)
+        mixed = Series("1", "T2", slices)
+    choice = choose(mixed)
+    assert choice.slice.instance_uid == "M.3"
+    assert {header.image_type[2] for header in choice.neighbours} == {"M"}
+    assert choice.warnings == ()
+
+
+def test_two_acquisitions_in_one_series_are_equally_suited() -> None:
+    choice = choose(in_one_series(make_series(uid="a"), make_series(uid="b")))
+    assert choice.slice.instance_uid == "a.3"
+    assert [s.instance_uid for s in choice.alternatives[0].slices[:2]] == ["b.0", "b.1"]
+    assert "from 2 equally suited series" in str(choice.warnings[0])
+
+
+def test_two_fields_of_view_in_one_series_are_two_stacks() -> None:
+    wide = make_series(uid="w", count=5, spacing_rc_mm=(1.2, 1.2), echo_time_ms=120.0)
+    choice = choose(in_one_series(wide, make_series(uid="n", echo_time_ms=100.0)))
+    assert choice.slice.instance_uid == "n.3"
+    assert {header.spacing_rc_mm for header in choice.neighbours} == {(1.0, 1.0)}
+
+
+def test_a_slice_without_a_position_does_not_disturb_the_others() -> None:
+    series = make_series()
+    slices = (replace(series.slices[0], position=None, instance_number=99), *series.slices[1:])
+    choice = choose(Series("1", "T2", slices))
+    assert choice.slice.instance_uid == "T2_TSE_SAG.4"
+    assert len(choice.neighbours) == 5
+
+
 def test_planes_within_one_series_are_kept_apart() -> None:
     planes = [
         make_series("T2 HASTE", uid="s", count=3, orientation=orientation)
@@ -310,6 +459,13 @@ def test_planes_within_one_series_are_kept_apart() -> None:
     mixed = Series("s", "T2 HASTE", tuple(h for series in planes for h in series.slices))
     choice = choose(mixed)
     assert choice.slice.orientation == SAGITTAL
+
+
+@pytest.mark.parametrize("words", ["T2 SAGITTALE", "T2 sagital", "T2 sagittal, écho", "T2 矢状位"])
+def test_without_orientation_the_description_says_sagittal(words: str) -> None:
+    choice = choose(make_series(words, orientation=None, position=None))
+    assert choice.slice.instance_number == 4
+    assert any("assumed to be sagittal by its description" in w.text for w in choice.warnings)
 
 
 def test_a_slightly_oblique_stack_is_sagittal() -> None:
@@ -372,7 +528,7 @@ def test_other_stacks_of_the_same_rank_are_offered_by_their_middle() -> None:
     worse = make_series("T2_TSE_SAG_FS", count=9)
     choice = choose(twin, worse, first)
     assert choice.series is first
-    assert [s.instance_uid for s in choice.alternatives] == ["1.3"]
+    assert [s.series_uid for s in choice.alternatives] == ["1"]
 
 
 @pytest.mark.parametrize(

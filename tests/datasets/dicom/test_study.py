@@ -391,6 +391,30 @@ def test_multi_frame_without_descriptions_is_left_out(write_dicom: WriteDicom) -
         scan(enhanced(write_dicom, described=0))
 
 
+def test_an_mr_file_of_frames_without_descriptions_is_warned_of(write_dicom: WriteDicom) -> None:
+    path = enhanced(write_dicom, described=0)
+    write_dicom("e/plain", series="1.9")
+    (study,) = scan(path.parent)
+    told = [each for each in choose_slice(study).warnings if each.code == "files_left_out"]
+    assert [each.text.startswith("file enhanced.dcm was left out: 5 frames") for each in told] == [
+        True
+    ]
+
+
+def test_enhanced_files_of_one_frame_with_series_uids_of_their_own(write_dicom: WriteDicom) -> None:
+    path = enhanced(write_dicom, frames=1)
+    dataset = pydicom.dcmread(path)
+    path.unlink()
+    for n in range(5):
+        dataset.SeriesInstanceUID, dataset.SOPInstanceUID = f"1.8.{n}", f"1.9.{n}"
+        (group,) = dataset.PerFrameFunctionalGroupsSequence
+        group.PlanePositionSequence[0].ImagePositionPatient = [5.0 * n, 0.0, 0.0]
+        dataset.save_as(path.parent / f"{n}.dcm")
+    (study,) = scan(path.parent)
+    assert [len(series.slices) for series in study.series] == [5]
+    assert choose_slice(study).slice.position == (10.0, 0.0, 0.0)
+
+
 def test_a_deflated_bomb_is_not_inflated(
     write_dicom: WriteDicom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from spineline.converters.sources.result.corrections import Corrections, write_corrections
 from spineline.datasets.common.errors import AnnotationError, ConfigError
-from spineline.datasets.dicom.study import scan
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.study import scan, uids_of
 from spineline.datasets.splits import write_manifest
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.inference.ground_truth import (
@@ -228,7 +229,13 @@ def small_result(**options) -> StudyResult:
     return StudyResult(**values)
 
 
-def test_points_and_boxes_by_hand(tmp_path, make_slice) -> None:
+def uids(header: SliceHeader) -> dict[str, str]:
+    names = ("study_uid", "series_uid", "instance_uid")
+    return {name: getattr(header, name) for name in names}
+
+
+@pytest.mark.parametrize("repeats", [False, True], ids=["own UIDs", "one instance UID"])
+def test_points_and_boxes_by_hand(tmp_path, make_slice, repeats: bool) -> None:
     """Seen at 1 mm a pixel from (0, -100, 100), labelled at 2 mm a pixel from (5, -110, 120).
 
     (50, 50) is y = -100 + 50 = -50, z = 100 - 50 = 50; labelled: x = (-50 + 110) / 2 = 30,
@@ -249,9 +256,11 @@ def test_points_and_boxes_by_hand(tmp_path, make_slice) -> None:
         h.series_uid: h for s in scan(tmp_path) for series in s.series for h in series.slices
     }
     seen, labelled = sorted(headers.values(), key=lambda h: h.spacing_rc_mm)
-    record = small_record(study_uid=seen.study_uid, instance_uid=labelled.instance_uid)
-    result = small_result(study_uid=seen.study_uid, instance_uid=seen.instance_uid)
-    moved = aligned(result, record, {h.instance_uid: h for h in headers.values()}).structures[0]
+    if repeats:
+        labelled = replace(labelled, instance_uid=seen.instance_uid)
+    record = small_record(**uids(labelled))
+    result = small_result(**uids(seen))
+    moved = aligned(result, record, {uids_of(h): h for h in (seen, labelled)}).structures[0]
     assert moved.point_xy == pytest.approx((30, 35))
     assert moved.box_xyxy == pytest.approx((25, 32.5, 35, 37.5))
     with pytest.raises(AnnotationError, match="not among the studies"):
@@ -277,10 +286,10 @@ def test_images_that_do_not_belong_together(result, record, message: str) -> Non
 def test_slices_that_do_not_say_where_they_lie_are_not_compared(tmp_path, make_study) -> None:
     make_study(tmp_path / "a", change=lambda ds: delattr(ds, "ImagePositionPatient"))
     first, second, *_ = (h for s in scan(tmp_path) for series in s.series for h in series.slices)
-    record = small_record(study_uid=first.study_uid, instance_uid=first.instance_uid)
-    result = small_result(study_uid=first.study_uid, instance_uid=second.instance_uid)
-    headers = {header.instance_uid: header for header in (first, second)}
+    record = small_record(**uids(first))
+    result = small_result(**uids(second))
+    headers = {uids_of(header): header for header in (first, second)}
     with pytest.raises(AnnotationError, match="position they cannot be compared; use slice=annot"):
         aligned(result, record, headers)
-    on_it = small_result(study_uid=first.study_uid, instance_uid=first.instance_uid)
+    on_it = small_result(**uids(first))
     assert aligned(on_it, record, headers) is on_it

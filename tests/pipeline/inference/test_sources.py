@@ -237,6 +237,22 @@ def test_neither_notes_nor_warnings_tell_the_patients_name(
 # What is told of who the patient is
 
 
+@pytest.mark.parametrize("other", ["ID-2", " id-1 ", ""])
+def test_two_patients_under_one_study_uid_are_told(tmp_path, make_study, other: str) -> None:
+    for folder, number in (("a", "ID-1"), ("b", other)):
+        make_study(tmp_path / "s" / folder, change=lambda ds, n=number: setattr(ds, "PatientID", n))
+    for path in (tmp_path / "s" / "b").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID = pydicom.dcmread(tmp_path / "s" / "a" / "im0").StudyInstanceUID
+        dataset.save_as(path)
+    (case,) = find_cases(tmp_path / "s")
+    frame = load_frame(replace(case, slices="auto"))
+    for each in (frame, *frame.around.rivals):
+        told = [w.text for w in each.warnings if w.text.startswith("files of 2 patients have this")]
+        assert len(told) == (other == "ID-2")
+    assert frame.around.rivals
+
+
 @pytest.mark.parametrize("value", ["YES", "NO", None])
 def test_burned_in_annotation(tmp_path, make_study, value) -> None:
     def mark(ds: pydicom.Dataset) -> None:
@@ -312,6 +328,28 @@ def test_no_name_of_a_file_is_in_what_is_told_of_a_slice_that_cannot_be_read(
     assert "SECRET" not in note.text
     assert analysis.result.slices is not None
     assert analysis.result.slices.looked_at == (3, 4)
+
+
+@pytest.mark.parametrize("pixels", [b"", bytes(100), None], ids=["none", "cut short", "black"])
+@pytest.mark.parametrize("damaged", [1, 2, 4])
+def test_a_middle_slice_that_cannot_be_read_is_left_out(
+    tmp_path, make_study, pixels: bytes | None, damaged: int
+) -> None:
+    make_study(tmp_path / "s", slices=7)
+    for number in (3, 4, 2, 5)[:damaged]:
+        dataset = pydicom.dcmread(tmp_path / "s" / f"im{number}")
+        dataset.PixelData = bytes(len(dataset.PixelData)) if pixels is None else pixels
+        dataset.save_as(tmp_path / "s" / f"im{number}")
+    (case,) = find_cases(tmp_path / "s", slices="auto")
+    if damaged > 3:
+        with pytest.raises(SpinelineError, match="im3"):
+            load_frame(case)
+        return
+    frame = load_frame(case)
+    assert frame.header.path.name == ("im4" if damaged == 1 else "im2")
+    told = [each for each in frame.warnings if each.code == "files_left_out"]
+    assert len(told) == damaged
+    assert "file im3 was left out: " in told[0].text
 
 
 @pytest.mark.parametrize("whole", ["a", "b"])
