@@ -77,7 +77,7 @@ _SURE_PARTS: dict[DixonPart, re.Pattern[str]] = {
     "water": re.compile(r"WATER[ _-]ONLY"),
     "fat": re.compile(r"FAT[ _-]ONLY"),
 }
-_DISTORTION = re.compile(r"_(?:ND|DIS[23]D)$")
+_DISTORTION = re.compile(r"(?:_ND|_DIS[23]D)$")
 
 _T2_ECHO_MS = 60.0
 _T2_REPETITION_MS = 1500.0
