@@ -6,9 +6,9 @@
 order that shifts by one each round, on the same images, batch, size, epochs and augmentation:
 
 - ours, with images kept in memory (the default) or not (`cache=none`);
-- bare, with images kept in memory or not. For Faster R-CNN, it is torchvision's own model by its
-  own function, a DataLoader over a small dataset class, torchvision's transforms, SGD, and a
-  checkpoint per epoch, as in its reference script. It skips what ours does not need: it reads grey
+- bare, with images kept in memory or not. For Faster R-CNN, it is torchvision's own model, a
+  DataLoader over a small dataset class, torchvision's transforms and SGD. It writes a checkpoint
+  per epoch, as the reference script does. It skips what ours does not need: it reads grey
   images and augments one channel, and its images are scaled once, not twice. For YOLO, it is
   `YOLO(…).train(…)` of ultralytics with the same arguments as ours.
 

@@ -38,9 +38,10 @@ from spineline.pipeline.evaluation.match import DISTANCE_MM, LabelTable, ReportT
 def report_recall(table: ReportTable, weights: FloatArray) -> Counted:
     """True positives over labels with codes.
 
-    Design: ``report.recall``, "TP / labels. A prediction is a TP if it is the most confident one of
-    its level in that image, lies < 8 px (Euclidean, native pixels) from the label of the same
-    level, and both codes (seven and binary) are right. Each label is hit once. Confidence >= 0.25".
+    The design's ``report.recall``: TP / labels. A prediction is a TP if it is the most confident
+    one of its level in that image, and lies < 8 px (Euclidean, native pixels) from that level's
+    label. Both codes, seven and binary, must be right, and the confidence at least 0.25. Each label
+    is hit once.
     """
     studies = weights.shape[1]
     hits = weights @ per_study(table.study, table.hit, studies)
