@@ -3,7 +3,8 @@
 #
 # Packages: pydicom-seg==0.4.1, highdicom==0.22.0, pydicom==2.4.5, SimpleITK==2.5.7, numpy==1.26.4
 # Input: a segmentation by highdicom of one vertebra on all of 15 sagittal MR slices, 4 mm thick and
-#   4.4 mm from centre to centre, without the optional Spacing Between Slices (0018,0088).
+#   4.4 mm from centre to centre, without Spacing Between Slices (0018,0088), which MR images need not
+#   have; dciodvfy finds no error in it.
 # Expected: 15 slices with a spacing of 4.4 mm, from each frame's Image Position (Patient), which
 #   PS3.3 C.7.6.2.1.1 makes the place of a slice; the thickness (0018,0050) says nothing of gaps.
 # Seen: 16 slices with a spacing of 4 mm; the sixth is empty, and frames lie up to 1.6 mm from where
