@@ -16,7 +16,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check shapely==2.2.0 opencv-python-headless==4.14.0.94 Pillow==12.3.0 pycocotools==2.0.11 numpy==2.4.6 tqdm PyYAML requests click
+venv/bin/pip install --quiet --disable-pip-version-check shapely==2.2.0 opencv-python-headless==4.14.0.94 Pillow==12.3.0 pycocotools==2.0.11 numpy==2.4.6 tqdm==4.70.1 PyYAML==6.0.4 requests==2.34.2 click==8.5.1
 venv/bin/pip install --quiet --disable-pip-version-check --no-deps sahi==0.12.8
 venv/bin/python - <<'EOF'
 import json
