@@ -26,16 +26,16 @@ from spineline.pipeline.outputs.study_files import write_study
 
 _CLOSE_PX = 8.0
 _NEXT = """\
-next, your own data: DICOM folders, volumes, archives or images
+Next, use your own data: DICOM folders, volumes, archives or images:
   spineline pipeline predict source=STUDIES out=results
-look through the results and correct them
+Review the results and correct them:
   spineline review source=results
-your own annotations, for training and for figures
+Convert your own annotations, to train on them or to evaluate with them:
   spineline convert help
-all commands, and what is about a word
+List all commands, or those about a topic:
   spineline help
   spineline help naming
-more is in README.md and docs/ of the project"""
+README.md and docs/ of the project say more."""
 
 
 @dataclass(frozen=True, slots=True)

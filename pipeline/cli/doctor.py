@@ -226,34 +226,34 @@ def _print(report: dict[str, Any]) -> None:
     LOG.info("versions")
     LOG.info("%s", _table(report["versions"].items()))
     LOG.info("\nextras: pip install 'spineline[NAME]'")
-    missing = {name: "lacks " + ", ".join(texts) for name, texts in report["extras"].items()}
-    LOG.info("%s", _table((n, missing[n] if t else "there") for n, t in report["extras"].items()))
-    LOG.info("\nwhat pipeline predict would run")
+    missing = {name: "missing: " + ", ".join(texts) for name, texts in report["extras"].items()}
+    LOG.info(
+        "%s", _table((n, missing[n] if t else "installed") for n, t in report["extras"].items())
+    )
+    LOG.info("\npipeline predict would use")
     gpus = "not looked for (quick=true)" if run["gpus"] is None else ", ".join(run["gpus"])
     rows = [
         ("weights", f"{weights['bundle']}, SHA-256 {(weights['sha256'] or 'unknown')[:12]}"),
         ("runtime", run["runtime"]),
         ("device", run["device"] or "none"),
         ("half precision", str(run["half"]).lower()),
-        ("GPUs here", gpus or "none"),
+        ("GPUs", gpus or "none"),
     ]
     LOG.info("%s", _table(rows))
     LOG.info("\nbundled weights")
     LOG.info("%s", _table(weights["files"].items()))
-    LOG.info("\nnetwork: none unless a key asks for it")
+    LOG.info("\nnetwork: unused unless a key requests it")
     is_set = [name for name, here in offline["variables_set"].items() if here]
     switches = " ".join(f"{name}={value}" for name, value in offline["switched_off"].items())
-    LOG.info("  set before ultralytics is imported: %s", switches)
-    LOG.info("  of the variables that matter, set here: %s", ", ".join(is_set) or "none")
+    LOG.info("  variables set for ultralytics: %s", switches)
+    LOG.info("  network variables of this environment: %s", ", ".join(is_set) or "none")
     found = ", ".join(report["programs"]["found"]) or "none"
-    LOG.info(
-        "\nother programs: no command needs one; of use to tests and viewers, found: %s", found
-    )
+    LOG.info("\noptional programs for tests and viewers, found: %s", found)
     for remark in report["remarks"]:
         LOG.warning("warning: %s", remark)
     for failure in report["failures"]:
         LOG.error("error: %s", failure)
-    LOG.info("\n%s", "all that must hold does" if report["ok"] else "not all that must hold does")
+    LOG.info("\n%s", "all checks passed" if report["ok"] else "some checks failed")
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:

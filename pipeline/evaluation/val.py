@@ -349,7 +349,7 @@ def _tell(
     if thresholds not in (None, V5_THRESHOLD):
         several = thresholds if isinstance(thresholds, list) else [thresholds]
         shown = ", ".join(f"{threshold:.4f}" for threshold in several)
-        LOG.info("v5 is called from this probability on: %s", shown)
+        LOG.info("threshold of Schmorl's nodes (v5): %s", shown)
     for entry in truth.left_out:
         if not entry.failed:
             LOG.info("not scored: %s", names.left_out(entry))

@@ -62,7 +62,7 @@ def test_writes_study_result_and_picture_and_says_where(
     assert "of 11 levels within 8 px" in said
     assert "was trained on real MR, not drawings" in said
     assert "left out, series 'T1_TSE_SAG'" in said
-    _, _, steps = said.partition("next, your own data")
+    _, _, steps = said.partition("Next, use your own data")
     commands = [line.split() for line in steps.splitlines() if line.startswith("  spineline ")]
     assert len(commands) >= 4
     for _, task, *words in commands:

@@ -53,7 +53,7 @@ def test_the_libraries_are_tried_in_a_process_of_its_own(tmp_path: Path) -> None
     words = [sys.executable, "-m", "spineline.pipeline.cli.main", "doctor"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("all that must hold does\n")
+    assert done.stdout.endswith("all checks passed\n")
     lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert lines["torch"] == [metadata.version("torch")]
     assert lines["runtime"] == ["onnx"]
@@ -152,7 +152,7 @@ def test_a_library_that_cannot_be_imported(diagnose, monkeypatch) -> None:
 def test_variables_are_told_by_name_alone(run_cli: RunCli, monkeypatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://somebody:secret@proxy.example")
     output = run_cli("doctor", "quick=true")[1]
-    assert "set here: " in output
+    assert "network variables of this environment: " in output
     assert "HTTPS_PROXY" in output
     assert "secret" not in output
 
