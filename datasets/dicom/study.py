@@ -7,7 +7,7 @@ recognised by their content, never by their names. A file without a usable image
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -95,24 +95,11 @@ def uids_of(image: Identified) -> Uids:
 def instances_by_uids(studies: Iterable[Study]) -> dict[Uids, SliceHeader]:
     """Return every slice by its three UIDs; for a multi-frame file, the first frame."""
     found: dict[Uids, SliceHeader] = {}
-    for header in _slices(studies):
-        found.setdefault(uids_of(header), header)
-    return found
-
-
-def instances_by_uid(studies: Iterable[Study]) -> dict[str, SliceHeader]:
-    """Return every slice by its SOP Instance UID; for a multi-frame file, the first frame."""
-    found: dict[str, SliceHeader] = {}
-    for header in _slices(studies):
-        found.setdefault(header.instance_uid, header)
-    return found
-
-
-def _slices(studies: Iterable[Study]) -> Iterator[SliceHeader]:
-    """All slices, the frames of a file in order."""
     for study in studies:
         for series in study.series:
-            yield from sorted(series.slices, key=lambda h: h.frame or 0)
+            for header in sorted(series.slices, key=lambda h: h.frame or 0):
+                found.setdefault(uids_of(header), header)
+    return found
 
 
 def _read_all(files: Sequence[Path], source: Path) -> _Found:

@@ -25,7 +25,7 @@ from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom.geometry import pixel_to_patient
-from spineline.datasets.dicom.study import instances_by_uid, scan
+from spineline.datasets.dicom.study import instances_by_uids, scan, uids_of
 from spineline.datasets.labels import BINARY_NAMES, NO_LEVEL, SEVEN_NAMES
 from spineline.datasets.predictions import RESULT_SCHEMA
 from spineline.datasets.splits import PARTS
@@ -54,10 +54,10 @@ def spines(tmp_path_factory: pytest.TempPathFactory) -> Path:
             out=root / "data", split="0.5",
         )
     )  # fmt: skip
-    headers = instances_by_uid(scan(root / "ph/studies"))
+    headers = instances_by_uids(scan(root / "ph/studies"))
     for record in load_dataset(root / "data").all_records():
         assert record.instance_uid is not None
-        content = result_of(record, headers[record.instance_uid])
+        content = result_of(record, headers[uids_of(record)])
         folder = root / "results" / record.study_id
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(json.dumps(content))
@@ -207,7 +207,7 @@ def test_there_and_back(tool, given, spines, tmp_path):
     more = {"predictions": True} if (tool, given) == ("labelstudio", "source") else {}
     assert_same(converted_back(tool, tmp_path / "out", spines, **more), wanted)
 
-    header = instances_by_uid(scan(spines / "ph/studies"))[str(records[0].instance_uid)]
+    header = instances_by_uids(scan(spines / "ph/studies"))[uids_of(records[0])]
     study = records[0].study_id
     marks = dict(wanted[study])
     between = np.mean([marks["T12-L1"][0], marks["L1"][0]], axis=0).round(2).tolist()

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from spineline.datasets.dicom.geometry import pixel_to_patient
-from spineline.datasets.dicom.study import instances_by_uid, scan
+from spineline.datasets.dicom.study import instances_by_uids, scan
 from spineline.datasets.labels import LEVELS
 
 
 def slices_of(files):
     """(name of the study, slice header, [(point, level, tags)]) of each entry of a Tianchi JSON."""
     studies = scan(files.images)
-    headers = instances_by_uid(studies)
+    headers = instances_by_uids(studies)
     names = {study.study_uid: study.name for study in studies}
     for entry in files.entries:
         (data,) = entry["data"]
-        header = headers[data["instanceUid"]]
+        header = headers[entry["studyUid"], data["seriesUid"], data["instanceUid"]]
         marks = [
             (point["coord"], point["tag"]["identification"],
              point["tag"].get("disc", point["tag"].get("vertebra")).strip(","))

@@ -24,7 +24,7 @@ from spineline.datasets.dicom import pixels as dicom_pixels
 from spineline.datasets.dicom.geometry import pixel_to_patient
 from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.dicom.select import choose_slice
-from spineline.datasets.dicom.study import instances_by_uid, scan
+from spineline.datasets.dicom.study import instances_by_uids, scan
 
 WriteDicom = Callable[..., Path]
 
@@ -429,11 +429,11 @@ def test_a_deflated_bomb_is_not_inflated(
         scan(path)
 
 
-def test_instances_are_found_by_uid(tmp_path: Path, write_dicom: WriteDicom) -> None:
+def test_instances_are_found_by_their_uids(tmp_path: Path, write_dicom: WriteDicom) -> None:
     paths = [write_dicom(f"c/{n}/x", study=f"1.{n}", series=f"1.{n}.1", index=n) for n in range(3)]
-    found = instances_by_uid(scan(tmp_path / "c"))
-    assert {uid: header.path for uid, header in found.items()} == {
-        f"1.{n}.1.{n}": path for n, path in enumerate(paths)
+    found = instances_by_uids(scan(tmp_path / "c"))
+    assert {uids: header.path for uids, header in found.items()} == {
+        (f"1.{n}", f"1.{n}.1", f"1.{n}.1.{n}"): path for n, path in enumerate(paths)
     }
 
 
