@@ -40,7 +40,7 @@ from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.dicom.study import instances_by_uid, scan
+from spineline.datasets.dicom.study import instances_by_uids, scan
 from spineline.datasets.types import ImageRecord
 from spineline.pipeline.run.predict import predict
 from spineline.pipeline.run.settings import PipelinePredict
@@ -192,7 +192,7 @@ def work(settings: RoundTripSettings, folder: Path) -> harness.BenchResult:
         DataPhantom(out=folder / "p", n=settings.n, seed=settings.seed, format=("dicom",))
     )
     studies = folder / "p" / "studies"
-    images = {str(uid): str(uid) for uid in instances_by_uid(scan(studies))}
+    images = {str(uid): str(uid) for *_, uid in instances_by_uids(scan(studies))}
     rng = np.random.default_rng(settings.seed)
     spines = [with_fractions(record, rng) for record in drawn.records]
     known = marks_of(spines, images)
