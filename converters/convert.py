@@ -26,7 +26,7 @@ from spineline.converters.sources.frames import with_frame_findings
 from spineline.converters.sources.prepared import check_image_size, read_prepared
 from spineline.converters.sources.report import read_report
 from spineline.converters.sources.source import AnnotationSource, LeftOut
-from spineline.converters.write import write_dataset, write_images
+from spineline.converters.write import write_converted
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json
 from spineline.datasets.common.log import LOG
@@ -275,14 +275,14 @@ def _convert(
         suppress(_NothingToWriteError),
         staged_folder(settings.out, overwrite=settings.overwrite) as stage,
     ):
-        source = write_images(stage, source, layouts, window=settings.window)
+        source = write_converted(
+            stage, source, layouts, labels=labels, formats=settings.to, window=settings.window
+        )
         if not source.records:
             raise _NothingToWriteError
         for name, layout in layouts.items():
-            root = stage / name
-            write_dataset(root, source.records, layout, labels=labels, formats=settings.to)
             content = conversion_content(source, layout, settings)
-            write_json(root / "conversion.json", content, sync=False)
+            write_json(stage / name / "conversion.json", content, sync=False)
         if folds:
             write_json(stage / FOLDS_FILE, folds_content(folds, settings.seed), sync=False)
             content = conversion_content(source, parts, settings)

@@ -1,7 +1,9 @@
-"""Writing of a converted dataset: every image once, then every format."""
+"""Writing of a converted dataset: every image once, and beside them every format."""
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +18,13 @@ from spineline.converters.formats.coco import write_coco
 from spineline.converters.formats.imagefolder import write_imagefolder
 from spineline.converters.formats.prepared import write_prepared
 from spineline.converters.formats.voc import write_voc
-from spineline.converters.formats.yolo import write_labelstudio, write_pose, write_yolo
+from spineline.converters.formats.yolo import (
+    LABELSTUDIO_FOLDER,
+    POSE_FOLDER,
+    write_labelstudio,
+    write_pose,
+    write_yolo,
+)
 from spineline.converters.sources.source import AnnotationSource, LeftOut, Pixels
 from spineline.datasets.common.devices import cores_here
 from spineline.datasets.common.errors import SpinelineError
@@ -31,7 +39,7 @@ from spineline.datasets.types import ImageRecord
 _MOST_THREADS = 8
 """Threads that read, window and encode images; a few images are queued for each."""
 
-_WRITERS: dict[str, Callable[[Path, Mapping[Part, Sequence[ImageRecord]], LabelSet], None]] = {
+WRITERS: dict[str, Callable[[Path, Mapping[Part, Sequence[ImageRecord]], LabelSet], None]] = {
     "yolo": write_yolo,
     "voc": write_voc,
     "coco": write_coco,
@@ -40,6 +48,14 @@ _WRITERS: dict[str, Callable[[Path, Mapping[Part, Sequence[ImageRecord]], LabelS
     "pose": write_pose,
     "labelstudio": write_labelstudio,
 }
+"""Writers of annotations; none of them reads images."""
+
+_LINKED = {
+    "voc": "voc/JPEGImages",
+    "pose": f"{POSE_FOLDER}/images/{{part}}",
+    "labelstudio": f"{LABELSTUDIO_FOLDER}/images",
+}
+"""Folders where a format wants the images again: hard links if the file system has them."""
 
 
 def write_dataset(
@@ -49,9 +65,9 @@ def write_dataset(
     *,
     labels: LabelSet,
     formats: Sequence[str],
-    images: Callable[[ImageRecord], Path] | None = None,
+    images: Callable[[ImageRecord], Path],
 ) -> None:
-    """Write the annotations of a dataset in some formats, and its ``split.json``.
+    """Write a dataset of existing images: links to them, their annotations, and ``split.json``.
 
     Args:
         root: folder of the dataset.
@@ -60,8 +76,7 @@ def write_dataset(
         labels: label set of the boxes.
         formats: some of ``yolo``, ``voc``, ``coco``, ``imagefolder``, ``fasterrcnn``, ``pose``,
             ``labelstudio``.
-        images: returns the image file of a record, which is linked into the dataset. None if the
-            images are in the dataset already; see [write_images][].
+        images: returns the image file of a record, which is linked into the dataset.
 
     Raises:
         SpinelineError: an image cannot be linked or copied.
@@ -70,41 +85,108 @@ def write_dataset(
     for part in PARTS:
         folder = root / "images" / part
         folder.mkdir(parents=True, exist_ok=True)
-        if images is None:
-            continue
         for record in by_part[part]:
             target = folder / f"{record.image_id}.png"
             try:
                 link_or_copy(images(record), target)
             except OSError as error:
                 raise SpinelineError(f"{target}: cannot be written ({error})") from error
-    for name, write in _WRITERS.items():
-        if name in formats:
-            write(root, by_part, labels)
-    write_text(root / "split.json", write_manifest(parts, patients_of(records)), sync=False)
+    _write_annotations(root, records, parts, labels, formats)
+    _link_images(root, by_part, formats)
 
 
-def write_images(
+def write_converted(
     stage: Path,
     source: AnnotationSource,
     layouts: Mapping[str, Mapping[str, Part]],
     *,
+    labels: LabelSet,
+    formats: Sequence[str],
     window: str,
 ) -> AnnotationSource:
-    """Decode every image once and write it into every dataset.
+    """Write a source's images and annotations into every dataset, both at the same time.
 
     Args:
         stage: an empty folder.
         source: the source of the images; missing ones are skipped.
         layouts: part by study, for each dataset, by its folder's name (``""`` is ``stage`` itself).
+        labels: label set of the boxes.
+        formats: as for [write_dataset][].
         window: ``percentile`` or ``none``.
 
     Returns:
-        The source as it was written, without records whose image could not be decoded.
+        The source as it was written, without records whose image could not be decoded. Without any
+        record, ``stage`` is left unfinished.
+
+    Raises:
+        SpinelineError: an image cannot be written.
     """
     for name in layouts:
         for part in PARTS:
             (stage / name / "images" / part).mkdir(parents=True, exist_ok=True)
+
+    def annotate(records: Sequence[ImageRecord]) -> None:
+        for name, parts in layouts.items():
+            _write_annotations(stage / name, records, parts, labels, formats)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="spineline-annotations") as beside:
+        annotated = beside.submit(annotate, source.records)
+        written = _write_images(stage, source, layouts, window)
+        annotated.result()
+    if 0 < len(written.records) < len(source.records):
+        for name in layouts:
+            _remove_annotations(stage / name)
+        annotate(written.records)
+    for name, parts in layouts.items():
+        _link_images(stage / name, records_by_part(written.records, parts), formats)
+    return written
+
+
+def _write_annotations(
+    root: Path,
+    records: Sequence[ImageRecord],
+    parts: Mapping[str, Part],
+    labels: LabelSet,
+    formats: Sequence[str],
+) -> None:
+    by_part = records_by_part(records, parts)
+    for name, write in WRITERS.items():
+        if name in formats:
+            write(root, by_part, labels)
+    write_text(root / "split.json", write_manifest(parts, patients_of(records)), sync=False)
+
+
+def _link_images(
+    root: Path, records: Mapping[Part, Sequence[ImageRecord]], formats: Sequence[str]
+) -> None:
+    """Link the images, as far as there are any, to where the formats want them again."""
+    for name, part in itertools.product(formats, PARTS):
+        if name not in _LINKED:
+            continue
+        folder = root / _LINKED[name].format(part=part)
+        folder.mkdir(parents=True, exist_ok=True)
+        for record in records[part]:
+            image = root / "images" / part / f"{record.image_id}.png"
+            if image.is_file():
+                link_or_copy(image, folder / image.name)
+
+
+def _remove_annotations(root: Path) -> None:
+    """Remove everything but the images from a dataset."""
+    for path in (*root.iterdir(), *root.glob("images/*/metadata.jsonl")):
+        if path.is_file():
+            path.unlink()
+        elif path.name != "images":
+            shutil.rmtree(path)
+
+
+def _write_images(
+    stage: Path,
+    source: AnnotationSource,
+    layouts: Mapping[str, Mapping[str, Part]],
+    window: str,
+) -> AnnotationSource:
+    """Decode every image once and write it into every dataset; see [write_converted][]."""
     kept, failed, found = [], [], []
     for record, error in _written(stage, source, layouts, window):
         if error is None:

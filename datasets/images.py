@@ -8,6 +8,7 @@ results refer to that image. Nothing else rotates or mirrors an image here.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ _GREY_16_BIT_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 _ORIENTATION = 0x0112  # number of the tag in EXIF and in TIFF
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
 _MOST_FILE_BYTES = 1 << 30
+_SMALL_FILE_BYTES = 1 << 20
 _MOST_COUNTED = 1 << 24  # OpenCV counts in float32, which is exact for integers up to here
 
 
@@ -438,8 +440,10 @@ def _is_png_without_exif(path: Path) -> bool:
 def _chunks(path: str | Path) -> set[bytes]:
     """Names of the chunks of a PNG file; ``IEND`` is among them if the file is complete."""
     names: set[bytes] = set()
-    with open(path, "rb", buffering=0) as file:  # a buffer would be refilled for each chunk
-        place = 8
+    place = 8
+    with open(path, "rb", buffering=0) as raw:  # a buffer would be refilled for each chunk
+        small = os.fstat(raw.fileno()).st_size <= _SMALL_FILE_BYTES
+        file = io.BytesIO(raw.read()) if small else raw  # one call to the system instead of many
         while b"IEND" not in names:
             file.seek(place)
             head = file.read(8)

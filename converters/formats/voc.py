@@ -23,7 +23,6 @@ from lxml import etree
 
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.common.files import link_or_copy
 from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.datasets.quality_control import SEVERITY
 from spineline.datasets.splits import PARTS, Part
@@ -182,12 +181,10 @@ def read_voc(path: Path) -> VocAnnotation:
 
 
 def write_voc(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet) -> None:
-    """Write VOC files, image sets and class names into a dataset folder, beside its images."""
+    """Write VOC files, image sets and class names into a dataset folder."""
     annotations, sets = root / "voc" / "Annotations", root / "voc" / "ImageSets" / "Main"
     annotations.mkdir(parents=True, exist_ok=True)
-    pictures = root / "voc" / "JPEGImages"
     sets.mkdir(parents=True, exist_ok=True)
-    pictures.mkdir(exist_ok=True)
     classes = "".join(f"{name}:::\n" for name in ("background", *LABEL_SETS[labels]))
     text = f"# label:color_rgb:parts:actions\n{classes}"
     (root / "voc" / "labelmap.txt").write_text(text, encoding="utf-8", newline="\n")
@@ -195,9 +192,6 @@ def write_voc(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels:
         for record in records[part]:
             xml = voc_xml(voc_from_record(record, labels), folder=f"images/{part}")
             (annotations / f"{record.image_id}.xml").write_bytes(xml)
-            image = root / "images" / part / f"{record.image_id}.png"
-            if image.is_file():  # without images, only labels are written
-                link_or_copy(image, pictures / image.name)
         ids = "".join(f"{record.image_id}\n" for record in records[part])
         (sets / f"{part}.txt").write_text(ids, encoding="utf-8", newline="\n")
 

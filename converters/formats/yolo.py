@@ -14,7 +14,6 @@ import yaml
 
 from spineline.datasets.boxes import xyxy_to_cxcywhn
 from spineline.datasets.coco import boxed_structures
-from spineline.datasets.common.files import link_or_copy
 from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.datasets.splits import PARTS, Part
 from spineline.datasets.types import ImageRecord
@@ -81,30 +80,16 @@ def write_labelstudio(
     The import lists ``images`` without subfolders.
     """
     folder = root / LABELSTUDIO_FOLDER
-    for name in ("images", "labels"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "labels").mkdir(parents=True, exist_ok=True)
     _write_text(folder / "classes.txt", _classes_text(labels))
     for part in PARTS:
         for record in records[part]:
-            image = root / "images" / part / f"{record.image_id}.png"
             _write_text(folder / "labels" / f"{record.image_id}.txt", yolo_text(record, labels))
-            if image.is_file():
-                link_or_copy(image, folder / "images" / image.name)
 
 
 def write_pose(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet) -> None:
-    """Write a dataset for ``yolo pose`` into the folder ``pose``: labels and images.
-
-    The images are hard links to those in ``images`` if the file system supports them.
-    """
+    """Write the labels of a dataset for ``yolo pose`` into the folder ``pose``."""
     _write(root / POSE_FOLDER, records, labels, pose_text)
-    for part in PARTS:
-        folder = root / POSE_FOLDER / "images" / part
-        folder.mkdir(parents=True, exist_ok=True)
-        for record in records[part]:
-            image = root / "images" / part / f"{record.image_id}.png"
-            if image.is_file():  # without images, only labels are written
-                link_or_copy(image, folder / image.name)
 
 
 def _write(
