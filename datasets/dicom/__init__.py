@@ -1,7 +1,7 @@
 """DICOM studies: headers, series and slices, geometry, pixels, and the patient's privacy.
 
-pydicom is imported without ``requests``. It only fetches its own examples with that, and
-``requests`` takes longer to import than the rest of pydicom.
+pydicom is imported without ``requests`` and ``tqdm``. It only fetches its own examples with them,
+and ``requests`` takes longer to import than the rest of pydicom.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import Any
 
 
 def _import_pydicom() -> None:
-    hidden = "requests"
     modules: dict[str, Any] = sys.modules
-    if "pydicom" in modules or hidden in modules:
+    hidden = [name for name in ("requests", "tqdm") if name not in modules]
+    if "pydicom" in modules:
         return
-    modules[hidden] = None  # makes import treat it as not installed
+    modules |= dict.fromkeys(hidden)  # None makes import treat them as not installed
     try:
         importlib.import_module("pydicom")
     finally:
-        del modules[hidden]
+        for name in hidden:
+            del modules[name]
 
 
 _import_pydicom()
