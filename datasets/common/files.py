@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -18,6 +19,9 @@ Made = TypeVar("Made")
 
 _MOST_LETTERS = 100
 _MOST_BYTES = 180  # in UTF-8; image ids may have 200 bytes, file names 255
+
+# Errors of writing one study that the next one would have too.
+_NO_MORE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def plain_name(text: str, otherwise: str) -> str:
@@ -304,6 +308,15 @@ def _replace_folder(stage: Path, out: Path) -> None:
     out.rename(old / out.name)
     stage.rename(out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def is_disk_error(error: BaseException | None) -> bool:
+    """Whether an error, or one of its causes, is one that writing any other file would meet too."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_MORE_WRITING:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _cannot_write(path: Path, error: OSError) -> SpinelineError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import threading
 import time
@@ -11,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from spineline.datasets.common.errors import OutputExistsError, SpinelineError, first_line
-from spineline.datasets.common.files import check_output, discard_folder
+from spineline.datasets.common.files import check_output, discard_folder, is_disk_error
 from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import recorded_command, write_run_record
@@ -28,7 +27,6 @@ from spineline.pipeline.run.settings import PipelinePredict
 _COMMAND = "pacs listen"
 _MOST_ATTEMPTS = 3
 """How often to start a study that the listener did not survive."""
-_NO_MORE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _TICK = 0.5
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0
 
@@ -150,7 +148,7 @@ class _Listener:
             self._inbox.forget(name)  # interrupted by the user, so not a failed attempt
             raise
         except Exception as error:
-            if _is_of_the_disk(error):
+            if is_disk_error(error):
                 self._inbox.forget(name)
                 raise SpinelineError(first_line(error)) from error
             known = isinstance(error, SpinelineError)
@@ -211,12 +209,3 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, earlier)
-
-
-def _is_of_the_disk(error: BaseException | None) -> bool:
-    """Whether an error is a write error that the next study would have as well."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _NO_MORE_WRITING:
-            return True
-        error = error.__cause__
-    return False

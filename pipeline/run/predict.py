@@ -7,7 +7,6 @@ stopped at any moment and continues when the command is run again.
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -27,6 +26,7 @@ from spineline.datasets.common.files import (
     check_output,
     clear_unfinished,
     discard_folder,
+    is_disk_error,
     staged_folder,
 )
 from spineline.datasets.common.log import LOG
@@ -68,9 +68,6 @@ from spineline.pipeline.run.pseudonyms import Pseudonyms, pseudonyms_of, recorde
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
 __all__ = ["Failure", "PredictResult", "StoredResults", "predict"]
-
-_NO_MORE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-"""Errors of writing one study that the next one would have too."""
 
 _CORRECTIONS = "corrections*.json"
 """Files that `spineline review` writes into a study's folder."""
@@ -331,7 +328,7 @@ class _Run:
                 write_log(stage, log_lines(name, analysis))
                 _keep_corrections(self._out / name, stage)
         except Exception as error:
-            if _meets_all(error):
+            if is_disk_error(error):
                 raise
             known = isinstance(error, (SpinelineError, OSError))
             reason = reason_of(error) if known else f"{type(error).__name__}: {reason_of(error)}"
@@ -423,12 +420,3 @@ def _status(failure: Failure | None, refusal: str | None) -> Status:
 
 def _studies(count: int) -> str:
     return "study" if count == 1 else "studies"
-
-
-def _meets_all(error: BaseException | None) -> bool:
-    """Whether an error is a write error that every other study would have as well."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _NO_MORE_WRITING:
-            return True
-        error = error.__cause__
-    return False
