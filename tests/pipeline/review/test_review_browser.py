@@ -74,7 +74,8 @@ class Page:
     def wait_for(self, state: Callable[[], bool]) -> None:
         from selenium.webdriver.support.wait import WebDriverWait
 
-        WebDriverWait(self.driver, 60).until(lambda _: state())
+        failing = (AssertionError,)  # such as that nothing is stored yet
+        WebDriverWait(self.driver, 60, ignored_exceptions=failing).until(lambda _: state())
 
     def text(self, id: str) -> str:
         return self.run("return document.getElementById(arguments[0]).textContent", id)
