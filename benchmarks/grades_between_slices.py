@@ -33,7 +33,6 @@ import numpy as np
 from harness import figure_text, parse_words
 from labelled_grades import command_text, figure
 from pages import write_section
-from stress_set import inside
 
 from spineline.classify import Classifier, CombinedClassifier, load_classifier
 from spineline.classify.combined import as_one
@@ -55,6 +54,7 @@ from spineline.datasets.images import read_uint8_image, window_to_uint8
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.metrics.bootstrap import DRAWS, draw_weights, share
 from spineline.datasets.metrics.grades import abnormal_probability
+from spineline.pipeline.evaluation.stress_set import inside
 from spineline.pipeline.evaluation.tables import machine
 from spineline.weights import resolve
 

@@ -33,8 +33,6 @@ from labelled_grades import (
     study_weights,
 )
 from pages import write_section
-from stress_set import STRESSES as NAMING_STRESSES
-from stress_set import Change, drawn_by, grey
 
 from spineline.datasets import scanner_looks as looks
 from spineline.datasets.common.arrays import FloatArray
@@ -42,12 +40,14 @@ from spineline.datasets.common.files import check_output, staged_folder, write_j
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
+from spineline.pipeline.evaluation.stress_set import STRESSES as NAMING_STRESSES
+from spineline.pipeline.evaluation.stress_set import SpineChange, drawn_by, grey
 from spineline.pipeline.evaluation.tables import machine
 
 SHIFT = 0.05
 """Shift of a box, as a share of its larger side."""
 
-LOOKS: Mapping[str, Change] = MappingProxyType(
+LOOKS: Mapping[str, SpineChange] = MappingProxyType(
     {
         "plain": NAMING_STRESSES["plain"],
         "gamma 0.5": grey(lambda image, _: looks.gamma(image, 0.5)),

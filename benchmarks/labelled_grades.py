@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from stress_set import Spine
 
 from spineline.classify import Classifier, CombinedClassifier, Grades, load_classifier
 from spineline.classify.combined import as_one
@@ -41,6 +40,7 @@ from spineline.pipeline.evaluation.fold_weights import (
     fold_by_study,
     read_fold_weights,
 )
+from spineline.pipeline.evaluation.stress_set import LabelledSpine
 from spineline.pipeline.evaluation.tables import command_line
 from spineline.pipeline.inference.ground_truth import GroundTruth, load_ground_truth
 from spineline.pipeline.inference.settings import GroundTruthSettings
@@ -88,7 +88,7 @@ class Labelled:
         fold: number of the fold that did not see its study.
     """
 
-    spine: Spine
+    spine: LabelledSpine
     structures: tuple[Structure, ...]
     fold: int
 
@@ -203,7 +203,7 @@ def _labelled(truth: GroundTruth, fold: int) -> Labelled:
     structures = tuple(sorted(found, key=lambda s: s.point_xy[1]))
     image = window_to_uint8(read_uint8_image(path))
     points = {s.level: s.point_xy for s in structures}
-    return Labelled(Spine(record.image_id, record.study_id, "labelled", image, points),
+    return Labelled(LabelledSpine(record.image_id, record.study_id, "labelled", image, points),
                     structures, fold)  # fmt: skip
 
 

@@ -11,9 +11,10 @@ import harness
 import naming_stress as script
 import numpy as np
 import pytest
-from stress_set import STRESSES, Spine
 
 from spineline.datasets.labels import LEVELS
+from spineline.pipeline.evaluation import naming_stress as stressed
+from spineline.pipeline.evaluation.stress_set import STRESSES, LabelledSpine
 
 RNG = np.random.default_rng
 
@@ -23,7 +24,7 @@ def marked(y: int) -> int:
     return 10 + y % 240
 
 
-def drawn() -> Spine:
+def drawn() -> LabelledSpine:
     """Each level is a square of its own grey value; neighbours lie 24 px apart."""
     image = np.zeros((400, 200), np.uint8)
     points = {}
@@ -31,7 +32,7 @@ def drawn() -> Spine:
         x, y = 90 + rank, 60 + 24 * rank
         image[y - 4 : y + 5, x - 4 : x + 5] = 20 * (rank + 1)
         points[level] = (float(x), float(y))
-    return Spine("a", "p", "drawn", image, points)
+    return LabelledSpine("a", "p", "drawn", image, points)
 
 
 @pytest.mark.parametrize("name", STRESSES)
@@ -72,20 +73,20 @@ def test_names_right() -> None:
     spine = drawn()
     right = list(spine.points_xy.items())
     slipped = [(LEVELS[rank + 2], xy) for rank, (_, xy) in enumerate(right[:-2])]
-    assert script.names_are_right(spine, right)
-    assert not script.names_are_right(spine, slipped)
-    assert not script.names_are_right(spine, [])
-    assert script.names_are_right(spine, right[:6] + slipped[6:])
-    assert not script.names_are_right(replace(spine, counted=False), right[:6] + slipped[6:])
+    assert stressed.names_are_right(spine, right)
+    assert not stressed.names_are_right(spine, slipped)
+    assert not stressed.names_are_right(spine, [])
+    assert stressed.names_are_right(spine, right[:6] + slipped[6:])
+    assert not stressed.names_are_right(replace(spine, counted=False), right[:6] + slipped[6:])
 
 
-def row(**values) -> script.Row:
+def row(**values) -> stressed.Row:
     given = {
         "spine": "a", "patient": "p", "source": "drawn", "stress": "plain", "levels": 11,
         "names_right": True, "abstained": False, "codes": (), "probability": 0.97,
         "evidence": {"margin": 30.0, "score": 40.0},
     }  # fmt: skip
-    return script.Row(**given | values)
+    return stressed.Row(**given | values)
 
 
 ROWS = [
@@ -98,8 +99,8 @@ ROWS = [
 
 
 def test_what_is_counted_as_what() -> None:
-    found = script.counted(ROWS)
-    assert [found[name] for name in script.OUTCOMES] == pytest.approx([0.4, 0.2, 0.2, 0.2])
+    found = stressed.counted(ROWS)
+    assert [found[name] for name in stressed.OUTCOMES] == pytest.approx([0.4, 0.2, 0.2, 0.2])
     assert found["doubted"] == pytest.approx(0.2)
     assert found["coverage"] == pytest.approx(0.8)
     assert found["right_of_named"] == pytest.approx(0.5)
@@ -114,16 +115,16 @@ def test_a_fit_finds_what_the_rows_were_drawn_by() -> None:
         right = bool(rng.random() < 1 / (1 + np.exp(3 - 0.2 * margin)))
         evidence = {"margin": margin, "score": score}
         rows.append(row(patient=str(n), names_right=right, evidence=evidence))
-    found = script.fitted(rows)
-    assert found["margin"] == pytest.approx(0.2, abs=0.02)
-    assert found["score"] == pytest.approx(0, abs=0.01)
+    found = stressed.fitted(rows)
+    assert found.margin == pytest.approx(0.2, abs=0.02)
+    assert found.score == pytest.approx(0, abs=0.01)
     keys = script.StressSettings(out="out")
     least = script.least_probability(rows, found, keys)
-    left = [script.with_coefficients(each, found, least) for each in rows]
-    assert script.counted(left)["wrong_silent"] <= 0.005
-    assert script.counted(left)["right_of_named"] >= 0.98
+    left = [stressed.with_coefficients(each, found, least) for each in rows]
+    assert stressed.counted(left)["wrong_silent"] <= 0.005
+    assert stressed.counted(left)["right_of_named"] >= 0.98
     assert script.least_probability(rows, found, replace(keys, silent=1.0, right=0.0)) == 0.0
-    assert script.calibration_gap(left) < 0.03
+    assert stressed.calibration_gap(left) < 0.03
 
 
 def test_the_script_reads_its_own_rows_again(tmp_path, capsys) -> None:

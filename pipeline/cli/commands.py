@@ -157,6 +157,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.detect.level_reader.settings:NamingTrain",
             "spineline.detect.level_reader.train:train",
         ),
+        "calibrate": Command(
+            "fit the probability of names to your networks, and store it in the level reader",
+            "spineline.pipeline.evaluation.settings:NamingCalibrate",
+            "spineline.pipeline.evaluation.calibrate_naming:calibrate",
+        ),
     },
     "kfold": {
         "detect": Command(

@@ -32,6 +32,10 @@ EXAMPLES: dict[tuple[str, str], str] = {
     ),
     ("classify", "export"): "model=lumbar-resnet18 out=classifier.onnx",
     ("naming", "train"): "data=lumbar out=namer",
+    ("naming", "calibrate"): (
+        "data=lumbar folds=folds/best weights=mine/detector.safetensors,mine/classifier.safetensors"
+        ",mine/namer.safetensors out=calibrated"
+    ),
     ("kfold", "detect"): "data=lumbar out=folds k=3 model=yolov8n variants=original,mixup",
     ("kfold", "classify"): "data=lumbar out=folds k=3 variants=original,label_smoothing",
     ("kfold", "pipeline"): "data=lumbar out=folds k=3",

@@ -34,7 +34,8 @@ FOLD_WEIGHTS_FILE = "fold_weights.json"
 ModelSettingsType = TypeVar("ModelSettingsType", bound=ModelSettings)
 
 _OF_STUDIES = ("studies", "study_uids")
-_PLACES = ("weights", "detector", "classifier", "namer")
+FOLD_PLACES = ("weights", "detector", "classifier", "namer")
+"""Keys of a fold that name files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ def _fold(entry: Mapping[str, Any], file: Path, where: str) -> FoldWeights:
     given = {name: entry[name] for name in names if name in entry}
     checked = parse_settings(ModelSettings, given, where=where)
     models = {name: getattr(checked, name) for name in given}
-    for name in _PLACES:
+    for name in FOLD_PLACES:
         if models.get(name) is not None:
             parts = names_in_list(models[name])
             places = ((file.parent / part, part) for part in parts)

@@ -1,4 +1,4 @@
-"""Settings of ``spineline pipeline val``."""
+"""Settings of ``spineline pipeline val`` and ``spineline naming calibrate``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from pathlib import Path
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import key
-from spineline.pipeline.inference.settings import GroundTruthSettings, check_spacing
+from spineline.pipeline.inference.settings import (
+    GroundTruthSettings,
+    ModelSettings,
+    check_spacing,
+)
 from spineline.pipeline.outputs.settings import NAMES_HELP, SALT_HELP, check_salt
 
 _ABSTAINED = (
@@ -68,3 +72,31 @@ class PipelineVal(GroundTruthSettings):
         if self.folds and self.predictions is not None:
             raise ConfigError("folds=… and predictions=…: stored predictions run no weights")
         check_spacing(self.spacing_mm, self.fov_mm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamingCalibrate(ModelSettings):
+    """Keys of ``naming calibrate``."""
+
+    data: Path = key(
+        "converted dataset (folder or data.yaml), labels=level; without folds=, its val part is "
+        "used, which the networks must not have seen",
+        group="data",
+    )
+    folds: tuple[Path, ...] = key(
+        "networks by fold, so that each spine is named by networks that did not see it: "
+        "OUT/RECIPE of kfold pipeline, or JSON files",
+        default=(),
+        group="model",
+    )
+    out: Path = key(
+        "folder to write: namer.safetensors, metrics.json, reliability.png; with folds=, also "
+        "fold_weights.json"
+    )
+    seed: int = key("random seed for the changes of the images", default=0, minimum=0)
+    overwrite: bool = key("replace an earlier output", default=False)
+
+    def __post_init__(self) -> None:
+        ModelSettings.__post_init__(self)
+        if self.decode == "argmax":
+            raise ConfigError("decode=argmax: gives names no probability; leave it out")

@@ -232,6 +232,7 @@ def bundle_description(
             "method": settings.decode,
             "crop_boxes": settings.crop_boxes,
             "spine": decoding_values(pipeline.decoding),
+            "naming": asdict(pipeline.decoding.coefficients),
         },
     }
 

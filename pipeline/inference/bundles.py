@@ -36,6 +36,7 @@ from spineline.datasets.networks.runtimes import (
 )
 from spineline.datasets.straighten import STRIP_BOUNDS, StripSpec
 from spineline.pipeline.inference.decode import DecodeSettings
+from spineline.pipeline.inference.naming import NamingCoefficients
 from spineline.weights import Bundle, WeightsFile, load_registry, sha256_of
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ _AGAIN = "make it again with spineline pipeline export, or copy the whole folder
 _LARGEST = 1_000_000  # bytes of bundle.json
 _IMGSZ = (32, 8192)
 _OF_SETTINGS = ("method", "confidence")  # fields of decoding that the keys of a command decide
+_NOT_NUMBERS = (*_OF_SETTINGS, "coefficients")
 _NETWORK_PACKAGES = ("torch", "torchvision", "ultralytics", "timm", "safetensors")
 
 
@@ -286,8 +288,8 @@ def member_of(path: Path) -> Member:
 
 
 def decoding_values(decoding: DecodeSettings) -> dict[str, float]:
-    """The stored values of a bundle's decoding: all that no key of a command sets."""
-    return {name: v for name, v in asdict(decoding).items() if name not in _OF_SETTINGS}
+    """The numbers of a bundle's decoding that no key of a command sets."""
+    return {name: v for name, v in asdict(decoding).items() if name not in _NOT_NUMBERS}
 
 
 def _check_keys(settings: ModelSettings) -> None:
@@ -366,7 +368,7 @@ def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
         classifiers=classifiers,
         combination=combination,
         strip=strip,
-        decoding=_decoding(content["decode"]["spine"]),
+        decoding=_decoding(content["decode"]),
     )
 
 
@@ -417,8 +419,12 @@ def _takes_levels(network: dict[str, Any]) -> bool:
     return value
 
 
-def _decoding(values: dict[str, Any]) -> DecodeSettings:
-    """Decoding settings from numbers above 0; only costs and weights may be 0."""
+def _decoding(decode: dict[str, Any]) -> DecodeSettings:
+    """Decoding settings from numbers above 0; only costs and weights may be 0.
+
+    Bundles of 0.2.0 and earlier have no coefficients of the naming's probability.
+    """
+    values = decode["spine"]
     usual = decoding_values(DecodeSettings())
     if sorted(values) != sorted(usual):
         odd = sorted(set(values) ^ set(usual))
@@ -432,6 +438,8 @@ def _decoding(values: dict[str, Any]) -> DecodeSettings:
         raise ValueError(f"decode: reference_confidence {found['reference_confidence']}")
     count = values["candidates_per_level"]
     found["candidates_per_level"] = _whole(count, (1, 1000), "decode: candidates_per_level")
+    if "naming" in decode:
+        found["coefficients"] = NamingCoefficients.from_json(decode["naming"])
     return DecodeSettings(**found)
 
 

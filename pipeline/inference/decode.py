@@ -51,10 +51,12 @@ from spineline.pipeline.inference.candidates import (
     worth,
 )
 from spineline.pipeline.inference.naming import (
+    COEFFICIENTS,
     SURE,
     TEMPERATURE,
     TEMPERATURE_IN_CONTEXT,
     Naming,
+    NamingCoefficients,
     name_chain,
 )
 
@@ -76,6 +78,7 @@ class DecodeSettings:
         end_cost: cost of a level left out at either end.
         temperature: of the naming's softmax; see `spineline.pipeline.inference.naming`.
         temperature_in_context: the same if a level reader has read the spine.
+        coefficients: of the naming's probability, if a level reader has read the spine.
         context_weight: of the level reader's reading.
         context_most: largest penalty of a structure by the reading.
         rename_cost: decrease in log-odds for a name one vertebra above or below the detector's.
@@ -92,6 +95,7 @@ class DecodeSettings:
     end_cost: float = 0.5
     temperature: float = TEMPERATURE
     temperature_in_context: float = TEMPERATURE_IN_CONTEXT
+    coefficients: NamingCoefficients = COEFFICIENTS
     context_weight: float = 1.0
     context_most: float = 5.0
     rename_cost: float = 1.0

@@ -238,6 +238,7 @@ class _Rivalry:
             evidence,
             {shift: rival.total for shift, rival in rivals.items()},
             temperature=decoding.temperature_in_context,
+            coefficients=decoding.coefficients,
         )
         offered = frozenset(self.offered.rank.tolist())
         unary = self.unary + decoding.context_weight * worth(

@@ -16,16 +16,16 @@ of 82 wrong, 8.5. With so few wrong namings of a good detector, the value is unc
 
 With a level reader (`spineline.pipeline.inference.find_spine`), every rival is completed, read and
 scored along its own chain, and the best of all is chosen. Its probability is then a logistic
-function of `NamingEvidence`, with `COEFFICIENTS` fitted by
-``benchmarks/naming_stress.py fit=true``. The rivals share the rest by a softmax.
+function of `NamingEvidence`, with `COEFFICIENTS` or with those that ``naming calibrate`` stored in
+the level reader's file. The rivals share the rest by a softmax.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -55,15 +55,40 @@ _NO_RIVAL = -1e3  # natural-log units
 MOST_MARGIN = 40.0
 """Larger margins are treated as equal."""
 
-COEFFICIENTS: Mapping[str, float] = MappingProxyType(
-    {"constant": -1.6706, "margin": 0.0587, "score": 0.0814}
-)
-"""Coefficients of the log-odds that a naming is right, by the fields of `NamingEvidence`.
+
+@dataclass(frozen=True, slots=True)
+class NamingCoefficients:
+    """Coefficients of the log-odds that a naming is right: a constant and by `NamingEvidence`."""
+
+    constant: float
+    margin: float
+    score: float
+
+    @classmethod
+    def from_json(cls, value: Any) -> NamingCoefficients:
+        """The coefficients in a weights file or an exported bundle, an object of three numbers.
+
+        Raises:
+            ValueError: something else, or a margin that would speak against the naming.
+        """
+        names = [spec.name for spec in fields(cls)]
+        if not isinstance(value, dict) or sorted(value) != sorted(names):
+            raise ValueError(f"naming probability {value!r:.100}, wanted {', '.join(names)}")
+        for name in names:
+            if type(value[name]) not in (int, float) or not math.isfinite(value[name]):
+                raise ValueError(f"naming probability: {name} {value[name]!r:.40}, wanted a number")
+        if value["margin"] <= 0:
+            raise ValueError(f"naming probability: margin {value['margin']}, wanted more than 0")
+        return cls(**{name: float(value[name]) for name in names})
+
+
+COEFFICIENTS = NamingCoefficients(constant=-1.6706, margin=0.0587, score=0.0814)
+"""The coefficients for the networks of the default bundle.
 
 They were fitted by ``benchmarks/naming_stress.py fit=true`` on 41 of 75 spines of the Tianchi set
 under 27 changes, each with networks of three folds that had not seen it: 1,107 images. On the other
 34 spines, the calibration error is 0.022. The extent of the image below L5-S1 adds nothing: a
-missing sacrum has its own warning.
+missing sacrum has its own warning. ``naming calibrate`` fits them to other networks.
 """
 
 LEAST_PROBABILITY = 0.93
@@ -97,18 +122,14 @@ class NamingEvidence:
     margin: float
     score: float
 
-    def probability(self, coefficients: Mapping[str, float] = COEFFICIENTS) -> float:
+    def probability(self, coefficients: NamingCoefficients = COEFFICIENTS) -> float:
         """The probability that the naming is right.
 
-        >>> flat = dict.fromkeys(COEFFICIENTS, 0.0)
-        >>> NamingEvidence(40.0, 50.0).probability(flat | {"margin": 0.1})
+        >>> NamingEvidence(40.0, 50.0).probability(NamingCoefficients(0.0, 0.1, 0.0))
         0.9820137900379085
         """
-        odds = coefficients["constant"] + sum(
-            value * getattr(self, name)
-            for name, value in coefficients.items()
-            if name != "constant"
-        )
+        by = coefficients
+        odds = by.constant + by.margin * self.margin + by.score * self.score
         return 1 / (1 + math.exp(-min(max(odds, -_MOST_ODDS), _MOST_ODDS)))
 
 
@@ -157,7 +178,11 @@ def name_chain(
 
 
 def weighed_naming(
-    evidence: NamingEvidence, rivals: Mapping[int, float], *, temperature: float
+    evidence: NamingEvidence,
+    rivals: Mapping[int, float],
+    *,
+    temperature: float,
+    coefficients: NamingCoefficients = COEFFICIENTS,
 ) -> Naming:
     """A naming with the probability of its evidence; the rivals share the rest by their scores.
 
@@ -165,8 +190,9 @@ def weighed_naming(
         evidence: of the chosen naming.
         rivals: scores by shift; of `SHIFTS`, those without a score get almost nothing.
         temperature: of the softmax among rivals.
+        coefficients: of the probability.
     """
-    probability = evidence.probability()
+    probability = evidence.probability(coefficients)
     scores = [rivals.get(shift, _NO_RIVAL) for shift in SHIFTS]
     shares = softmax(scores, temperature)
     others = [Rival(s, (1 - probability) * share) for s, share in zip(SHIFTS, shares, strict=True)]

@@ -25,6 +25,7 @@ from spineline.classify.combined import CombinedClassifier
 from spineline.datasets.common.arrays import BoolArray
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.crops.extract import extract_crops
@@ -60,7 +61,7 @@ from spineline.pipeline.inference.grading import (
     unlike_training,
     without_vertebrae,
 )
-from spineline.pipeline.inference.naming import abstain
+from spineline.pipeline.inference.naming import NamingCoefficients, abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.runtimes.choice import Runtime, chosen_runtime, threads_of
 from spineline.pipeline.inference.runtimes.loading import load_by_graphs
@@ -86,6 +87,7 @@ from spineline.weights import (
     load_registry,
     make_bundle,
     names_in_list,
+    read_metadata,
     resolve,
     resolve_bundle,
     resolve_classifiers,
@@ -95,6 +97,11 @@ from spineline.weights import (
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
 
+
+NAMING_PROBABILITY = "naming_probability"
+"""Entry of a level reader's metadata that ``naming calibrate`` writes: ``coefficients``, and the
+SHA-256 of the ``detector`` that they were fitted with.
+"""
 
 NO_SPINE = DecodedSpine((), ())
 """The spine of a refused frame."""
@@ -214,7 +221,7 @@ class Pipeline:
                 bundle.sha256,
                 settings,
                 models.namer,
-                models.decoding,
+                models.decoding if exported else decoding_of(bundle),
                 SuitabilityLimits(),
                 runtime,
                 works_in_forks=runtime == "onnx" and threads == 1 and not exported,
@@ -231,8 +238,8 @@ class Pipeline:
             )
             namer = load_level_reader(bundle.namer.path, device=device) if bundle.namer else None
         names = bundle.name, bundle.sha256
-        limits = SuitabilityLimits()
-        return cls(detector, classifier, *names, settings, namer, suitability=limits)
+        decoding, limits = decoding_of(bundle), SuitabilityLimits()
+        return cls(detector, classifier, *names, settings, namer, decoding, limits)
 
     def predict(self, source: str | Path, *, stack: bool = False) -> StudyResult:
         """Find, name and grade the structures of one study, DICOM file, volume, image or archive.
@@ -518,6 +525,34 @@ def bundle_of(settings: ModelSettings) -> Bundle:
     files = detecting, classifiers or bundle.classifiers, naming or of_bundle
     same = files == (bundle.detector, bundle.classifiers, bundle.namer)
     return bundle if same else _joined(*files)
+
+
+def decoding_of(bundle: Bundle) -> DecodeSettings:
+    """The decoding with a bundle's networks.
+
+    The coefficients of the naming's probability are those in the level reader's file, if they were
+    fitted with the bundle's detector, else those of the default bundle.
+
+    Raises:
+        WeightsError: the coefficients are not what ``naming calibrate`` writes.
+    """
+    namer = bundle.namer
+    stored = read_metadata(namer.path).get(NAMING_PROBABILITY) if namer else None
+    if namer is None or stored is None:
+        return DecodeSettings()
+    try:
+        coefficients = NamingCoefficients.from_json(stored["coefficients"])
+        detector = stored["detector"]
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{namer.path}: {NAMING_PROBABILITY} cannot be used ({error!s:.200})"
+        raise WeightsError(f"{msg}; run naming calibrate again") from error
+    if detector == bundle.detector.sha256:
+        return DecodeSettings(coefficients=coefficients)
+    LOG.warning(
+        "namer=%s: its naming probability was fitted with another detector, so that of the default "
+        "bundle applies; naming calibrate fits it to this one", namer.name
+    )  # fmt: skip
+    return DecodeSettings()
 
 
 def _members(settings: ModelSettings) -> tuple[str | None, str | None, str | None]:

@@ -112,7 +112,7 @@ def test_help_before_or_after_a_command(words: list[str], run_cli: RunCli) -> No
         (["SPECIFICITY"], ["  specificity: call v5"], []),
         (["cross-validate"], ["commands:", "  kfold detect "], []),
         (["naming", "probability"], ["  min_naming_probability: "], ["  naming train "]),
-        (["slices"], ["  slices: ", "    of pipeline predict, pipeline val"], []),
+        (["slices"], ["  slices: ", "    of naming calibrate, pipeline predict, pipeline val"], []),
     ],
     ids=" ".join,
 )

@@ -25,6 +25,7 @@ from spineline.pipeline.inference.bundles import (
     read_bundle,
 )
 from spineline.pipeline.inference.decode import DecodeSettings
+from spineline.pipeline.inference.naming import NamingCoefficients
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
 from spineline.pipeline.inference.runtimes.choice import chosen_runtime
 from spineline.pipeline.inference.settings import ModelSettings
@@ -98,6 +99,7 @@ def test_what_it_says_is_read(bundle: Path) -> None:
 
     def change(content: dict[str, Any]) -> None:
         content["decode"]["spine"].update(skip_cost=4)
+        content["decode"]["naming"] = {"constant": -1, "margin": 0.5, "score": 0}
         content["networks"]["classifier"].update(greys=greys, level_input=True)
 
     found = read_bundle(changed(bundle, change))
@@ -108,7 +110,8 @@ def test_what_it_says_is_read(bundle: Path) -> None:
     assert classifier.level_input
     assert found.combination is None
     assert found.strip == StripSpec()
-    assert found.decoding == DecodeSettings(skip_cost=4)
+    own = NamingCoefficients(constant=-1.0, margin=0.5, score=0.0)
+    assert found.decoding == DecodeSettings(skip_cost=4, coefficients=own)
     assert found.sha256 == hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
 
 

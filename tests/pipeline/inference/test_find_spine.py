@@ -193,9 +193,7 @@ def test_reading_by_hand() -> None:
 def test_a_weighed_naming_by_hand() -> None:
     evidence = NamingEvidence(margin=20.0, score=40.0)
     naming = weighed_naming(evidence, {1: 20.0, -1: 20.0}, temperature=9.0)
-    odds = COEFFICIENTS["constant"] + sum(
-        COEFFICIENTS[name] * value for name, value in (("margin", 20.0), ("score", 40.0))
-    )
+    odds = COEFFICIENTS.constant + COEFFICIENTS.margin * 20.0 + COEFFICIENTS.score * 40.0
     assert naming.probability == pytest.approx(1 / (1 + np.exp(-odds)))
     shares = {rival.shift: rival.probability for rival in naming.rivals}
     assert shares[1] == shares[-1] == pytest.approx((1 - naming.probability) / 2)

@@ -27,7 +27,7 @@ Points = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Spine:
+class LabelledSpine:
     """An image with the positions of its levels.
 
     Attributes:
@@ -48,7 +48,7 @@ class Spine:
     counted: bool = True
 
 
-Change = Callable[[Spine, np.random.Generator], Spine]
+SpineChange = Callable[[LabelledSpine, np.random.Generator], LabelledSpine]
 
 
 def drawn_by(seed: int, *words: str) -> np.random.Generator:
@@ -57,12 +57,12 @@ def drawn_by(seed: int, *words: str) -> np.random.Generator:
     return np.random.default_rng(list(digest[:8]))
 
 
-def grey(change: Callable[[PixelArray, np.random.Generator], PixelArray]) -> Change:
+def grey(change: Callable[[PixelArray, np.random.Generator], PixelArray]) -> SpineChange:
     """A change of grey values only."""
     return lambda spine, rng: replace(spine, image=change(spine.image, rng))
 
 
-def moved(spine: Spine, matrix: FloatArray, size_hw: tuple[int, int]) -> Spine:
+def moved(spine: LabelledSpine, matrix: FloatArray, size_hw: tuple[int, int]) -> LabelledSpine:
     """The image under an affine map, (2, 3) from old pixels to new; black outside the old image."""
     height, width = size_hw
     image = cv2.warpAffine(spine.image, matrix, (width, height), flags=cv2.INTER_LINEAR)
@@ -80,7 +80,9 @@ def inside(points: Points, size_hw: tuple[int, int]) -> Points:
     )
 
 
-def cut(spine: Spine, left: float, top: float, right: float, bottom: float) -> Spine:
+def part_of(
+    spine: LabelledSpine, left: float, top: float, right: float, bottom: float
+) -> LabelledSpine:
     """The part of the image between these pixels, clipped to the image."""
     height, width = spine.image.shape
     x0, y0 = max(round(left), 0), max(round(top), 0)
@@ -90,43 +92,43 @@ def cut(spine: Spine, left: float, top: float, right: float, bottom: float) -> S
     return replace(spine, image=image, points_xy=inside(points, image.shape))
 
 
-def cut_at_top(levels: int) -> Change:
+def cut_at_top(levels: int) -> SpineChange:
     """Remove the topmost levels, and everything above, from the image."""
 
-    def change(spine: Spine, _: np.random.Generator) -> Spine:
+    def change(spine: LabelledSpine, _: np.random.Generator) -> LabelledSpine:
         y = sorted(y for _, y in spine.points_xy.values())
         height, width = spine.image.shape
-        return cut(spine, 0, (y[levels - 1] + y[levels]) / 2, width, height)
+        return part_of(spine, 0, (y[levels - 1] + y[levels]) / 2, width, height)
 
     return change
 
 
-def cut_at_bottom(levels: int) -> Change:
+def cut_at_bottom(levels: int) -> SpineChange:
     """Remove the lowest levels, and everything below, from the image."""
 
-    def change(spine: Spine, _: np.random.Generator) -> Spine:
+    def change(spine: LabelledSpine, _: np.random.Generator) -> LabelledSpine:
         y = sorted((y for _, y in spine.points_xy.values()), reverse=True)
-        return cut(spine, 0, 0, spine.image.shape[1], (y[levels - 1] + y[levels]) / 2)
+        return part_of(spine, 0, 0, spine.image.shape[1], (y[levels - 1] + y[levels]) / 2)
 
     return change
 
 
-def cropped(margin: float) -> Change:
+def cropped(margin: float) -> SpineChange:
     """The spine with a margin of ``margin`` times the distance between neighbouring levels."""
 
-    def change(spine: Spine, _: np.random.Generator) -> Spine:
+    def change(spine: LabelledSpine, _: np.random.Generator) -> LabelledSpine:
         points = np.array(list(spine.points_xy.values()))
         room = margin * rung_of(spine)
         (left, top), (right, bottom) = points.min(axis=0) - room, points.max(axis=0) + room
-        return cut(spine, left, top, right, bottom)
+        return part_of(spine, left, top, right, bottom)
 
     return change
 
 
-def scaled(factor: float) -> Change:
+def scaled(factor: float) -> SpineChange:
     """Scale everything around the spine; the image keeps its size."""
 
-    def change(spine: Spine, _: np.random.Generator) -> Spine:
+    def change(spine: LabelledSpine, _: np.random.Generator) -> LabelledSpine:
         centre = np.array(list(spine.points_xy.values())).mean(axis=0)
         shift = (1 - factor) * centre
         matrix = np.array([[factor, 0, shift[0]], [0, factor, shift[1]]])
@@ -135,10 +137,10 @@ def scaled(factor: float) -> Change:
     return change
 
 
-def turned(degrees: float) -> Change:
+def turned(degrees: float) -> SpineChange:
     """Rotate counter-clockwise around the centre; the image grows so that nothing is lost."""
 
-    def change(spine: Spine, _: np.random.Generator) -> Spine:
+    def change(spine: LabelledSpine, _: np.random.Generator) -> LabelledSpine:
         height, width = spine.image.shape
         centre = ((width - 1) / 2, (height - 1) / 2)
         matrix = cv2.getRotationMatrix2D(centre, degrees, 1.0)
@@ -150,13 +152,13 @@ def turned(degrees: float) -> Change:
     return change
 
 
-def flipped(spine: Spine, _: np.random.Generator) -> Spine:
+def flipped(spine: LabelledSpine, _: np.random.Generator) -> LabelledSpine:
     """Mirror left and right."""
     last = spine.image.shape[1] - 1
     return moved(spine, np.array([[-1.0, 0, last], [0, 1, 0]]), spine.image.shape)
 
 
-def without_vertebra(spine: Spine, rng: np.random.Generator) -> Spine:
+def without_vertebra(spine: LabelledSpine, rng: np.random.Generator) -> LabelledSpine:
     """Cut out a vertebra of L2 … L4 and the disc below it, and close the gap.
 
     Everything below the disc above the vertebra (along the spine) moves up by one segment.
@@ -164,12 +166,14 @@ def without_vertebra(spine: Spine, rng: np.random.Generator) -> Spine:
     return _rung_changed(spine, rng, doubled=False)
 
 
-def with_vertebra_twice(spine: Spine, rng: np.random.Generator) -> Spine:
+def with_vertebra_twice(spine: LabelledSpine, rng: np.random.Generator) -> LabelledSpine:
     """Duplicate a vertebra of L2 … L4 and the disc below it, one below the other."""
     return _rung_changed(spine, rng, doubled=True)
 
 
-def _rung_changed(spine: Spine, rng: np.random.Generator, *, doubled: bool) -> Spine:
+def _rung_changed(
+    spine: LabelledSpine, rng: np.random.Generator, *, doubled: bool
+) -> LabelledSpine:
     usable = [
         rank for rank in (3, 5, 7) if {LEVELS[rank - 1], LEVELS[rank + 1]} <= spine.points_xy.keys()
     ]
@@ -199,7 +203,7 @@ def _rung_changed(spine: Spine, rng: np.random.Generator, *, doubled: bool) -> S
     return replace(spine, image=image, points_xy=inside(points, image.shape), counted=False)
 
 
-def rung_of(spine: Spine) -> float:
+def rung_of(spine: LabelledSpine) -> float:
     """Median distance between a disc and the vertebra beside it, in pixels."""
     found = [
         np.subtract(spine.points_xy[a], spine.points_xy[b])
@@ -209,11 +213,11 @@ def rung_of(spine: Spine) -> float:
     return float(np.median(np.hypot(*np.array(found).T)))
 
 
-def _plain(spine: Spine, _: np.random.Generator) -> Spine:
+def _plain(spine: LabelledSpine, _: np.random.Generator) -> LabelledSpine:
     return spine
 
 
-STRESSES: Mapping[str, Change] = MappingProxyType(
+STRESSES: Mapping[str, SpineChange] = MappingProxyType(
     {
         "plain": _plain,
         "gamma 0.45": grey(lambda image, _: looks.gamma(image, 0.45)),
