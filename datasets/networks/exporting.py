@@ -12,7 +12,7 @@ import numpy as np
 
 from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import ConfigError, SpinelineError
-from spineline.datasets.networks.graphs import read_tensors, with_tensors
+from spineline.datasets.networks.graphs import read_tensors
 from spineline.datasets.networks.runtimes import Session, open_session
 from spineline.datasets.networks.tensors import METADATA_KEY
 
@@ -104,7 +104,7 @@ def to_graph(
 
     tensors = read_tensors(weights.read_bytes(), str(weights))
     graph = _without_tensors(content, tensors, name_of)
-    run = open_session([with_tensors(graph, tensors)], "onnx", str(weights))
+    run = open_session([graph], "onnx", str(weights), tensors=tensors)
     with torch.inference_mode():
         found = network(*inputs)
     wanted = found if isinstance(found, tuple | list) else (found,)

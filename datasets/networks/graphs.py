@@ -7,7 +7,7 @@ thousand bytes, so weights need not be stored twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from spineline.datasets.common.errors import WeightsError, first_line
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER = 5
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
-_FLOAT = 1
+_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_FLOAT, _EXTERNAL = 1, 1
 _VARINT, _BYTES = 0, 2
 
 
@@ -47,31 +49,57 @@ def read_tensors(content: bytes, where: str) -> dict[str, Float32Array]:
     }
 
 
-def with_tensors(graph: bytes, tensors: Mapping[str, Float32Array]) -> bytes:
+def with_tensors(
+    graph: bytes, tensors: Mapping[str, Float32Array], *, beside: Collection[str] = ()
+) -> bytes:
     """Make an ONNX model of a graph and its tensors.
 
     Two concatenated protobuf messages are read as one, and their lists are merged. So the tensors
     are written after the graph, as a model with nothing else. Runtimes ignore tensors that the
     graph does not name.
+
+    Args:
+        graph: the graph.
+        tensors: by name.
+        beside: names of tensors whose numbers are left out: the model names, as their file, a file
+            of the tensor's name.
     """
     parts: list[bytes | memoryview] = []
     for name, array in tensors.items():
-        before, raw = _tensor(name, array)
-        parts += [_start(_GRAPH_INITIALIZER, len(before) + raw.nbytes), before, raw]
-    size = sum(len(part) if isinstance(part, bytes) else part.nbytes for part in parts)
-    return b"".join([graph, _start(_MODEL_GRAPH, size), *parts])  # many MB, copied once
+        message = _tensor(name, array, beside=name in beside)
+        parts += [_start(_GRAPH_INITIALIZER, _size(message)), *message]
+    return b"".join([graph, _start(_MODEL_GRAPH, _size(parts)), *parts])  # many MB, copied once
 
 
-def _tensor(name: str, array: Float32Array) -> tuple[bytes, memoryview]:
-    """A tensor's message in two parts: everything up to its numbers, and the numbers."""
-    text, raw = name.encode(), np.ascontiguousarray(array, dtype="<f4")
+def _tensor(name: str, array: Float32Array, *, beside: bool) -> list[bytes | memoryview]:
+    """A tensor's message, in parts."""
+    text = name.encode()
     before = [
         *(_varint(_TENSOR_DIMS << 3 | _VARINT) + _varint(side) for side in array.shape),
         _varint(_TENSOR_TYPE << 3 | _VARINT) + _varint(_FLOAT),
-        _start(_TENSOR_NAME, len(text)) + text,
-        _start(_TENSOR_RAW, raw.nbytes),
+        _field(_TENSOR_NAME, text),
     ]
-    return b"".join(before), raw.reshape(-1).view(np.uint8).data
+    if beside:
+        entry = _field(_ENTRY_KEY, b"location") + _field(_ENTRY_VALUE, text)
+        before.append(_field(_TENSOR_EXTERNAL, entry))
+        before.append(_varint(_TENSOR_LOCATION << 3 | _VARINT) + _varint(_EXTERNAL))
+        return [b"".join(before)]
+    raw = as_raw(array)
+    return [b"".join([*before, _start(_TENSOR_RAW, raw.nbytes)]), raw]
+
+
+def as_raw(array: Float32Array) -> memoryview:
+    """The numbers of a tensor as ONNX stores them: little-endian, the last axis fastest."""
+    return np.ascontiguousarray(array, dtype="<f4").reshape(-1).view(np.uint8).data
+
+
+def _size(parts: Sequence[bytes | memoryview]) -> int:
+    return sum(len(part) if isinstance(part, bytes) else part.nbytes for part in parts)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of bytes or text."""
+    return _start(number, len(content)) + content
 
 
 def _start(number: int, size: int) -> bytes:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import ConfigError, WeightsError, first_line
+from spineline.datasets.networks.graphs import as_raw, with_tensors
 
 Form = Literal["onnx", "openvino"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -34,6 +35,12 @@ PACKAGES: dict[Form, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 Session = Callable[..., list[Float32Array]]
 """A network: maps a float32 array for each input to its float32 outputs, in order."""
 
+Tensors = Mapping[str, Float32Array]
+"""Tensors by name."""
+
+_FROM_MEMORY = "add_external_initializers_from_files_in_memory"
+_LARGE = 1024  # bytes; smaller tensors are part of the model
+
 _INSTALL = {
     "onnxruntime": "pip install onnxruntime",
     "openvino": "pip install 'spineline[openvino]', or pip install openvino",
@@ -41,7 +48,12 @@ _INSTALL = {
 
 
 def open_session(
-    contents: Sequence[bytes], form: Form, where: str, *, threads: int | None = None
+    contents: Sequence[bytes],
+    form: Form,
+    where: str,
+    *,
+    threads: int | None = None,
+    tensors: Tensors | None = None,
 ) -> Session:
     """Open a network from the content of its files.
 
@@ -51,6 +63,8 @@ def open_session(
         where: name of the network for messages.
         threads: number of threads. With one thread, a network of ONNX Runtime starts no threads of
             its own, and works in a fork of this process.
+        tensors: of a graph without them, see [spineline.datasets.networks.graphs][]; the only
+            content is then the graph.
 
     Raises:
         ConfigError: the runtime is not installed.
@@ -60,7 +74,8 @@ def open_session(
     package = PACKAGES[form]
     runtime = import_runtime(package)
     try:
-        run = opening(runtime, contents, default_threads() if threads is None else threads)
+        count = default_threads() if threads is None else threads
+        run = opening(runtime, contents, count, tensors)
     except Exception as error:  # the runtimes have errors of many kinds
         msg = f"{where}: {package} cannot load it ({first_line(error)}); export it again"
         raise WeightsError(msg) from error
@@ -107,19 +122,32 @@ def default_threads() -> int:
     return int(given) if given.isascii() and given.isdigit() else 0
 
 
-def _onnx(runtime: Any, contents: Sequence[bytes], threads: int) -> Session:
+def _onnx(
+    runtime: Any, contents: Sequence[bytes], threads: int, tensors: Tensors | None
+) -> Session:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only; its warnings do not concern the user
-    session = runtime.InferenceSession(contents[0], options, providers=["CPUExecutionProvider"])
+    content, large = contents[0], {}
+    if tensors is not None:
+        if hasattr(options, _FROM_MEMORY):  # onnxruntime 1.24: a copy less of many MB
+            large = {n: as_raw(t) for n, t in tensors.items() if t.nbytes >= _LARGE}
+            getattr(options, _FROM_MEMORY)(
+                list(large), list(large.values()), [raw.nbytes for raw in large.values()]
+            )
+        content = with_tensors(content, tensors, beside=large)
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
     return lambda *arrays: list(session.run(None, dict(zip(names, arrays, strict=True))))
 
 
-def _openvino(runtime: Any, contents: Sequence[bytes], threads: int) -> Session:
+def _openvino(
+    runtime: Any, contents: Sequence[bytes], threads: int, tensors: Tensors | None
+) -> Session:
     core = runtime.Core()
-    model = core.read_model(*contents)
+    whole = contents if tensors is None else [with_tensors(contents[0], tensors)]
+    model = core.read_model(*whole)
     keys: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         keys["INFERENCE_NUM_THREADS"] = threads

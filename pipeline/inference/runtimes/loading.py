@@ -20,7 +20,7 @@ from spineline.classify.exported import (
 )
 from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.networks.graphs import read_tensors, with_tensors
+from spineline.datasets.networks.graphs import read_tensors
 from spineline.datasets.networks.runtimes import Form, Session, open_session
 from spineline.datasets.straighten import STRIP_BOUNDS, StripSpec
 from spineline.detect.level_reader.exported import ExportedLevelReader
@@ -48,7 +48,7 @@ class _Runner:
             parts = [_of_members(tensors, group) for group in groups_alike(metadata["combined"])]
         where = str(file.path)
         return metadata, [
-            open_session([with_tensors(graph, part)], self.form, where, threads=self.threads)
+            open_session([graph], self.form, where, threads=self.threads, tensors=part)
             for graph, part in zip(graphs, parts, strict=True)
         ]
 

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save
 
 from spineline.datasets.common.errors import SpinelineError, WeightsError
+from spineline.datasets.networks import runtimes
 from spineline.datasets.networks.graphs import read_tensors, with_tensors
 from spineline.datasets.networks.runtimes import FORMS, PACKAGES, open_session
 
@@ -49,17 +50,51 @@ def test_onnx_reads_the_tensors_as_they_are() -> None:
     onnx.checker.check_model(model)
 
 
+def test_tensors_beside_the_model_are_named_as_files() -> None:
+    model = onnx.load_from_string(with_tensors(graph_of(), TENSORS, beside=["many", "w"]))
+    for each in model.graph.initializer:
+        outside = each.data_location == onnx.TensorProto.EXTERNAL
+        assert outside == (each.name in {"many", "w"})
+        assert list(each.dims) == list(TENSORS[each.name].shape)
+        if outside:
+            assert [(e.key, e.value) for e in each.external_data] == [("location", each.name)]
+            assert not each.raw_data
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["from-memory", "in-the-model"])
+@pytest.mark.parametrize("large", [0, 1, 10**9])
 @pytest.mark.parametrize("form", FORMS)
-def test_runtimes_compute_with_the_tensors_that_the_graph_names(form: Any) -> None:
+def test_runtimes_compute_with_the_tensors_that_the_graph_names(
+    form: Any, large: int, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip(PACKAGES[form])
-    run = open_session([with_tensors(graph_of(), TENSORS)], form, "here", threads=1)
+    monkeypatch.setattr(runtimes, "_LARGE", large)
+    if old:
+        monkeypatch.setattr(runtimes, "_FROM_MEMORY", "what onnxruntime before 1.24 lacks")
+    run = open_session([graph_of()], form, "here", threads=1, tensors=TENSORS)
     x = np.array([[1, 2, 3], [0, 0, 1]], np.float32)
     np.testing.assert_array_equal(run(x)[0], x @ TENSORS["w"])
 
 
+@pytest.mark.skipif(
+    not hasattr(pytest.importorskip("onnxruntime").SessionOptions, runtimes._FROM_MEMORY),
+    reason="onnxruntime before 1.24",
+)
+def test_large_tensors_are_not_copied_into_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+
+    def watched(graph: bytes, tensors: Any, *, beside: Any = ()) -> bytes:
+        seen.append(set(beside))
+        return with_tensors(graph, tensors, beside=beside)
+
+    monkeypatch.setattr(runtimes, "with_tensors", watched)
+    open_session([graph_of()], "onnx", "here", tensors=TENSORS)
+    assert seen == [{"many"}]
+
+
 def test_a_graph_without_its_tensor_is_refused() -> None:
     with pytest.raises(WeightsError, match=r"^here: onnxruntime cannot load it"):
-        open_session([with_tensors(graph_of("other"), TENSORS)], "onnx", "here")
+        open_session([graph_of("other")], "onnx", "here", tensors=TENSORS)
 
 
 def test_floats_of_a_weights_file_are_read_in_32_bits() -> None:
