@@ -29,6 +29,7 @@ from spineline.datasets.dataset import load_dataset
 from spineline.datasets.images import read_uint8_image, window_to_uint8
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.networks.tensors import pack_described, read_described
+from spineline.datasets.splits import PARTS
 from spineline.datasets.types import ImageRecord
 from spineline.pipeline.evaluation.fold_weights import (
     FOLD_PLACES,
@@ -142,13 +143,16 @@ def labelled_spines(
         AnnotationError: the data cannot be read, or no spine has enough levels.
         ConfigError: a study is in no fold.
     """
-    data = load_dataset(settings.data)
-    records = [*data.records["train"], *data.records["val"]] if folds else data.records["val"]
+    data, part = load_dataset(settings.data), settings.part
+    records = [*data.records["train"], *data.records["val"]]
+    where = "its train and val parts"
+    if not folds:
+        where = "any part" if part == "all" else f"its {part} part"
+        records = [r for name in PARTS if part in (name, "all") for r in data.records[name]]
     known = [record for record in records if len(_points(record)) >= _LEVELS]
     if not known:
-        where = "its train and val parts" if folds else "its val part, which needs no folds="
         msg = f"data={settings.data}: no spine with at least {_LEVELS} labelled levels in {where}"
-        raise AnnotationError(msg)
+        raise AnnotationError(msg if folds else f"{msg}; see part=")
     place = fold_by_study(known, folds) if folds else {}
     groups: list[list[LabelledSpine]] = [[] for _ in folds] or [[]]
     for record in known:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import key
+from spineline.datasets.splits import PARTS
 from spineline.pipeline.inference.settings import (
     GroundTruthSettings,
     ModelSettings,
@@ -78,9 +79,11 @@ class PipelineVal(GroundTruthSettings):
 class NamingCalibrate(ModelSettings):
     """Keys of ``naming calibrate``."""
 
-    data: Path = key(
-        "converted dataset (folder or data.yaml), labels=level; without folds=, its val part is "
-        "used, which the networks must not have seen",
+    data: Path = key("converted dataset (folder or data.yaml), labels=level", group="data")
+    part: str = key(
+        "without folds=: the part of the data that the networks have not seen",
+        default="val",
+        choices=(*PARTS, "all"),
         group="data",
     )
     folds: tuple[Path, ...] = key(
@@ -98,5 +101,8 @@ class NamingCalibrate(ModelSettings):
 
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)
+        if self.folds and self.part != "val":
+            msg = f"part={self.part}: with folds=, the train and val parts are used; leave part="
+            raise ConfigError(f"{msg} out")
         if self.decode == "argmax":
             raise ConfigError("decode=argmax: gives names no probability; leave it out")

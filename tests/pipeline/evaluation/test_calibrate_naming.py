@@ -87,6 +87,12 @@ def test_the_fit_is_stored_and_applies(data: Path, tmp_path: Path, drawn: None) 
     assert all(np.array_equal(given[name], written[name]) for name in given)
 
 
+def test_all_parts_for_networks_that_saw_none(data: Path, tmp_path: Path, drawn: None) -> None:
+    found = calibrate(NamingCalibrate(data=data, part="all", out=tmp_path / "out"))
+    studies = studies_of(data, "train", "val")
+    assert found.metrics["after"]["plain"]["spines"] == len(studies) == 8
+
+
 def test_with_folds_each_is_judged_by_the_others(
     data: Path, tmp_path: Path, drawn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +188,10 @@ def test_what_cannot_be_calibrated(data: Path, tmp_path: Path, drawn: None) -> N
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="without a level reader"):
         calibrate(NamingCalibrate(data=data, out=out, namer="none"))
+    with pytest.raises(ConfigError, match="part=all: with folds="):
+        NamingCalibrate(data=data, out=out, part="all", folds=(tmp_path,))
+    with pytest.raises(AnnotationError, match="in its test part; see part="):
+        calibrate(NamingCalibrate(data=data, out=out, part="test"))
     with pytest.raises(ConfigError, match="decode=argmax"):
         NamingCalibrate(data=data, out=out, decode="argmax")
     some = json.dumps({"folds": [{"studies": ["nobody"], "weights": "default"}]})
