@@ -12,8 +12,8 @@ each in its own process that finds only its checkout (`PYTHONPATH`):
   an older base knows only one slice;
 - *memory*: the peak of that command's process tree by PSS, with `slices=1`;
 - *convert*: `convert report` to YOLO, VOC and COCO, and supervision's converters on its records;
-- *train*: `pipeline train recipe=best`. A whole training is too long for ten runs. It runs for
-  few epochs of the detector and for more. The difference is extrapolated to the recipe's epochs;
+- *train*: `pipeline train recipe=best`, whole, in rounds of its own. Fewer epochs would not do: what
+  runs beside the detector takes as long, and is not shorter then;
 - *finetune*: `pipeline train recipe=finetune` likewise, relative to the base's time from scratch.
 
 The tables also show what the same version gets right: the levels of phantoms, whose truth is known,
@@ -42,7 +42,6 @@ import harness
 import training_speed
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
-from spineline.datasets.common.files import write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
@@ -52,18 +51,6 @@ HERE = Path(__file__).resolve().parents[1]
 PACKAGES = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
 GROUPS = ("start", "cohort", "memory", "convert", "train", "finetune")
 CLI = ("-P", "-m", "spineline.pipeline.cli")
-EPOCHS_OF_RECIPE = """
-import sys
-from pathlib import Path
-try:
-    from spineline.pipeline.training.settings import PipelineTrain
-    from spineline.pipeline.training.train import check_recipe, load_bundle_recipe
-except ImportError:
-    from spineline.pipeline.train import check_recipe, load_recipe as load_bundle_recipe
-    from spineline.pipeline.train_settings import PipelineTrain
-keys = PipelineTrain(data=Path(sys.argv[1]), out=Path("out"), recipe=sys.argv[2])
-print(check_recipe(keys, load_bundle_recipe(keys.recipe))["detector"]["epochs"])
-"""
 SUPERVISE = """
 import sys
 from pathlib import Path
@@ -73,8 +60,7 @@ convert_speed.supervise(Path(sys.argv[1]), Path(sys.argv[2]), images=True)
 ABOUT = f"""\
 *Now* is this checkout, and *base* the other version. Each value is for whole commands in their own
 processes. The time of a cohort's study is the time of the command over all studies minus that over
-one, divided by the number of the others. Trainings run once for few epochs and once for more. The
-time that an epoch adds is scaled to all epochs of the recipe, so these two rows are estimates.
+one, divided by the number of the others. Trainings have rounds of their own.
 *Wanted* is the target ratio to the base, by wall-clock or processor time (cpu). For supervision, it
 is its time divided by ours.
 {harness.ABOUT}"""
@@ -92,8 +78,7 @@ class AgainstSettings(harness.BenchSettings):
     supervision: bool = key("also time supervision's converters", default=True)
     data: Path | None = key("converted dataset to train on; none draws phantoms", default=None)
     studies: int = key("phantom studies to train on, a third of them to validate", default=24)
-    few: int = key("epochs of the short training", default=3, minimum=1)
-    more: int = key("epochs of the longer training", default=9, minimum=2)
+    trainings: int = key("rounds of whole trainings", default=1, minimum=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,9 +442,7 @@ def files_apart(base: Path, now: Path) -> str:
 
 
 def training(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]) -> list[Figure]:
-    """Training from scratch with both versions, and fine-tuning, for all epochs of the recipes."""
-    if settings.more <= settings.few:
-        raise ConfigError(f"few={settings.few} more={settings.more}: wanted more than few")
+    """Whole trainings from scratch with both versions, and fine-tuning."""
     speed = training_speed.SpeedSettings(data=settings.data, n=settings.studies, seed=settings.seed)
     data = training_speed.prepare_data(speed, folder)
     base, now = both
@@ -468,44 +451,16 @@ def training(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]) 
     runs |= {"finetune": (now, "finetune")} if "finetune" in settings.only else {}
     arms: dict[str, Callable[[], Any]] = {}
     for name, (checkout, recipe) in runs.items():
-        for epochs in (settings.few, settings.more):
-            out = folder / f"trained-{name}-{epochs}"
-            words = [f"recipe={recipe}", f"epochs={epochs}"]
-            if recipe == "best":  # 0.1.0 has no key `epochs`
-                file = folder / f"{epochs}-epochs.yaml"
-                write_text(file, f"detector: {{epochs: {epochs}}}\n")
-                words = [f"recipe={file}"]
-            command = checkout.command("pipeline", "train", f"data={data}", f"out={out}", *words)
-            arms[f"{name} {epochs}"] = harness.afresh(out, command)
-    turns = harness.take_turns(arms, settings.repeats, warm=0)
-    whole = {}
-    for name, (checkout, recipe) in runs.items():
-        epochs = int(checkout.says(EPOCHS_OF_RECIPE, data, recipe))
-        short, long = turns[f"{name} {settings.few}"], turns[f"{name} {settings.more}"]
-        whole[name] = of_all_epochs(short, long, settings.few, settings.more, epochs)
+        out = folder / f"trained-{name}"
+        words = f"data={data}", f"out={out}", f"recipe={recipe}"
+        arms[name] = harness.afresh(out, checkout.command("pipeline", "train", *words))
+    turns = harness.take_turns(arms, settings.trainings, warm=0)
     titles = {"now": ("train `recipe=best`", 0.33), "finetune": ("train `recipe=finetune`", 0.1)}
-    said = f"for all epochs, counted from {settings.few} and {settings.more}"
+    rounds = f"whole trainings, {settings.trainings} rounds"
     return [
-        Figure(title, "s", whole[name], whole["base"], wanted, beside=said)
+        Figure(title, "s", turns[name], turns["base"], wanted, beside=rounds)
         for name, (title, wanted) in titles.items()
-        if name in whole
-    ]
-
-
-def of_all_epochs(
-    short: Sequence[harness.Turn], long: Sequence[harness.Turn], few: int, more: int, epochs: int
-) -> list[harness.Turn]:
-    """The time of a whole training, extrapolated from two shorter ones, round by round.
-
-    >>> of_all_epochs([harness.Turn(5.0, 7.0)], [harness.Turn(9.0, 11.0)], 1, 3, 100)
-    [Turn(wall_s=203.0, cpu_s=205.0)]
-    """
-    share = (epochs - few) / (more - few)
-    return [
-        harness.Turn(
-            a.wall_s + (b.wall_s - a.wall_s) * share, a.cpu_s + (b.cpu_s - a.cpu_s) * share
-        )
-        for a, b in zip(short, long, strict=True)
+        if name in turns
     ]
 
 

@@ -8,6 +8,8 @@ import os
 import sys
 from threading import Thread
 
+import torch
+
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.settings import parse_settings
@@ -24,6 +26,8 @@ def main() -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     given = json.loads(sys.stdin.readline())
     Thread(target=_end_with_input, daemon=True).start()
+    # The parent keeps one core busy; a thread that shares it makes the others wait in every step.
+    torch.set_num_threads(max(torch.get_num_threads() - 1, 1))
     try:
         run_stages(parse_settings(PipelineTrain, given["settings"], where="run"), given["stages"])
     except (SpinelineError, RuntimeError, OSError, ValueError, MemoryError) as error:

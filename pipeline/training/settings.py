@@ -30,7 +30,8 @@ class PipelineTrain(Settings):
     seed: int = key("random seed for every training", default=0, minimum=0)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
     side_by_side: bool = key(
-        "on the CPU, train the detector in its own process, in parallel with the others",
+        "on the CPU, train the detector in its own process, in parallel with the others, on all "
+        "cores but one",
         default=True,
     )
     resume: bool = key("continue the trainings in out= where they stopped", default=False)

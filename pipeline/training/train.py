@@ -1,9 +1,9 @@
 """``spineline pipeline train``: train detector, classifier and level reader on one dataset.
 
 On the CPU, the detector is trained in its own process, in parallel with the level reader and the
-classifiers, which take minutes. A failure of one stops the others. Elsewhere, it is trained last,
-so that an error in the data shows early. In both cases, each training has the same number of
-threads and gives the same weights.
+classifiers, which take minutes and one thread. It has one thread fewer than torch would use by
+itself. A failure of one stops the others. Elsewhere, it is trained last, with all threads, so that
+an error in the data shows early.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import save_file
 
@@ -26,6 +28,7 @@ from spineline.datasets.common.errors import (
     SpinelineError,
     WeightsError,
 )
+from spineline.datasets.common.settings import settings_to_dict
 from spineline.detect.level_reader.settings import NamingTrain
 from spineline.detect.settings import DetectTrain
 from spineline.pipeline.training.beside import trained_beside
@@ -391,6 +394,28 @@ def test_the_reason_of_a_process_beside_is_handed_on(
     with pytest.raises(SpinelineError, match=message):  # noqa: SIM117
         with trained_beside(PipelineTrain(data=tmp_path, out=tmp_path), {"detector": {}}):
             pass
+
+
+@pytest.mark.parametrize(("threads", "left"), [(1, 1), (2, 1), (4, 3)])
+def test_a_process_beside_leaves_a_core_to_its_parent(
+    threads: int, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spineline.pipeline.training import __main__ as process
+
+    settings = settings_to_dict(PipelineTrain(data=tmp_path, out=tmp_path / "out"))
+    line = json.dumps({"settings": settings, "stages": {"detector": {}}})
+    monkeypatch.setattr(process.sys, "stdin", io.StringIO(line))
+    monkeypatch.setattr(process, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(process.logging, "basicConfig", lambda **_: None)
+    seen: list[int] = []
+    monkeypatch.setattr(process, "run_stages", lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert process.main() == 0
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [left]
 
 
 @pytest.mark.slow
