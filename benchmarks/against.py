@@ -12,8 +12,8 @@ each in its own process that finds only its checkout (`PYTHONPATH`):
   an older base knows only one slice;
 - *memory*: the peak of that command's process tree by PSS, with `slices=1`;
 - *convert*: `convert report` to YOLO, VOC and COCO, and supervision's converters on its records;
-- *train*: `pipeline train recipe=best`, whole, in rounds of its own. Fewer epochs would not do: what
-  runs beside the detector takes as long, and is not shorter then;
+- *train*: `pipeline train recipe=best`, whole, in rounds of its own. Fewer epochs of the detector
+  would not show the time, because the other networks are trained beside it;
 - *finetune*: `pipeline train recipe=finetune` likewise, relative to the base's time from scratch.
 
 The tables also show what the same version gets right: the levels of phantoms, whose truth is known,

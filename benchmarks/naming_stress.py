@@ -48,14 +48,14 @@ from spineline.datasets.images import read_uint8_image, window_to_uint8
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.evaluation.fold_weights import fold_by_study, read_fold_weights
 from spineline.pipeline.evaluation.naming_stress import (
-    Row,
+    StressRow,
     calibration_gap,
-    counted,
-    fitted,
-    look,
+    fit_coefficients,
+    name_changed_spine,
+    outcome_shares,
     reliability_png,
     with_coefficients,
-    with_least,
+    with_minimum,
     with_probability,
 )
 from spineline.pipeline.evaluation.stress_set import STRESSES, LabelledSpine, inside
@@ -166,7 +166,7 @@ def external_spines(settings: StressSettings) -> Iterator[LabelledSpine]:
 # ---- analysis
 
 
-def looked_at(settings: StressSettings) -> list[Row]:
+def looked_at(settings: StressSettings) -> list[StressRow]:
     """All rows, spine by spine."""
     folds = read_fold_weights(settings.folds) if settings.folds else ()
     groups: dict[int, list[LabelledSpine]] = {}
@@ -175,14 +175,14 @@ def looked_at(settings: StressSettings) -> list[Row]:
     of_fold = {n: fold.applied(settings) for n, fold in enumerate(folds)}
     groups[-1] = list(external_spines(settings))
     stresses = settings.stresses or tuple(STRESSES)
-    rows: list[Row] = []
+    rows: list[StressRow] = []
     for fold, spines in sorted(groups.items()):
         if not spines:
             continue
         pipeline = Pipeline.from_settings(of_fold.get(fold, settings))
         pipeline = replace(pipeline, classifier=None)
         rows += [
-            look(pipeline, spine, stress, seed=settings.seed)
+            name_changed_spine(pipeline, spine, stress, seed=settings.seed)
             for spine in spines[:: settings.every]
             for stress in stresses
         ]
@@ -194,7 +194,7 @@ def looked_at(settings: StressSettings) -> list[Row]:
 # ---- counts
 
 
-def table_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+def table_rows(rows: Sequence[StressRow]) -> list[tuple[str, ...]]:
     """A row of the table for each stress, then for all but the plain ones, by source."""
     groups = [(name, [r for r in rows if r.stress == name]) for name in STRESSES]
     for source in dict.fromkeys(row.source for row in rows):
@@ -207,7 +207,7 @@ def table_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     lines = []
     for name, group in groups:
         if group:
-            c = counted(group)
+            c = outcome_shares(group)
             shares = ("right", "doubted", "abstained", "wrong_warned", "wrong_silent")
             cells = (f"{c[share]:.3f}" for share in (*shares, "right_of_named"))
             lines.append((name, str(len(group)), *cells))
@@ -217,35 +217,35 @@ def table_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 # ---- fitting
 
 
-def in_fit_half(row: Row) -> bool:
+def in_fit_half(row: StressRow) -> bool:
     """Whether a row's patient is in the half used for fitting."""
     return hashlib.sha256(row.patient.encode()).digest()[0] % 2 == 0
 
 
 def least_probability(
-    rows: Sequence[Row], coefficients: NamingCoefficients, settings: StressSettings
+    rows: Sequence[StressRow], coefficients: NamingCoefficients, settings: StressSettings
 ) -> float:
     """The lowest minimum with few enough errors without a warning, and names mostly right."""
     judged = [with_probability(row, coefficients) for row in rows]
     for percent in range(100):
-        found = counted([with_least(row, percent / 100) for row in judged])
+        found = outcome_shares([with_minimum(row, percent / 100) for row in judged])
         if found["wrong_silent"] <= settings.silent and found["right_of_named"] >= settings.right:
             return percent / 100
     return 1.0
 
 
-def fit_text(rows: Sequence[Row], settings: StressSettings) -> str:
+def fit_text(rows: Sequence[StressRow], settings: StressSettings) -> str:
     """The constants for the code, and their results on the half not used for fitting."""
     half = [row for row in rows if in_fit_half(row)]
     rest = [row for row in rows if not in_fit_half(row)]
-    found = asdict(fitted(half))
+    found = asdict(fit_coefficients(half))
     coefficients = NamingCoefficients(**{name: round(value, 4) for name, value in found.items()})
     least = least_probability(half, coefficients, settings)
     lines = [f"COEFFICIENTS = {coefficients}", f"LEAST_PROBABILITY = {least:g}"]
     for name, group in (("fitted on", half), ("the others", rest)):
         changed = [with_coefficients(row, coefficients, least) for row in group]
-        plain = counted([row for row in changed if row.stress == "plain"])
-        shares = ", ".join(f"{k} {v:.4f}" for k, v in counted(changed).items())
+        plain = outcome_shares([row for row in changed if row.stress == "plain"])
+        shares = ", ".join(f"{k} {v:.4f}" for k, v in outcome_shares(changed).items())
         lines.append(
             f"{name}: {shares}, ECE {calibration_gap(changed):.4f}; "
             f"plain: coverage {plain['coverage']:.4f}, doubted {plain['doubted']:.4f}"
@@ -256,7 +256,7 @@ def fit_text(rows: Sequence[Row], settings: StressSettings) -> str:
 # ---- the script
 
 
-def section_text(settings: StressSettings, rows: Sequence[Row]) -> str:
+def section_text(settings: StressSettings, rows: Sequence[StressRow]) -> str:
     """The section of the page."""
     hidden = {"out", "page", "overwrite", "rows", "section", "title", "note"}
     words = command_line("", settings).removeprefix("spineline").split()
@@ -284,7 +284,8 @@ def main(words: list[str]) -> None:
         rows = looked_at(settings)
     else:
         rows = [
-            Row(**{**row, "codes": tuple(row["codes"])}) for row in read_json(settings.rows)["rows"]
+            StressRow(**{**row, "codes": tuple(row["codes"])})
+            for row in read_json(settings.rows)["rows"]
         ]
     text = section_text(settings, rows)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:

@@ -24,7 +24,6 @@ import report_rows as rows
 import runtimes
 import torch
 import training_speed as speed
-import yaml
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.files import write_json
@@ -796,44 +795,37 @@ def test_files_of_two_versions_are_compared_by_their_bytes(tmp_path: Path) -> No
     assert words == "1 of 2 files the same to the byte; not other"
 
 
-def test_trainings_are_counted_for_all_epochs_of_their_recipe(tmp_path, monkeypatch) -> None:
+def test_trainings_are_whole_and_in_rounds_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training_speed as speed
+
     run: list[tuple[object, ...]] = []
-    took = {"best": (3.0, 5.0), "finetune": (2.0, 2.5)}  # by one epoch, and by three
+    took = {"best": 3.0, "finetune": 1.0}
 
     def command(checkout: against.Checkout, *words: object):
         run.append((checkout.name, *words))
-        given = dict(str(word).split("=", 1) for word in words[2:])
-        recipe, epochs = given["recipe"], given.get("epochs")
-        if epochs is None:  # a recipe file, because a base may lack that key
-            epochs = yaml.safe_load(Path(recipe).read_text())["detector"]["epochs"]
-            recipe = "best"
-        seconds = took[recipe][int(epochs) // 2] * (2 if checkout.name == "base" else 1)
+        recipe = dict(str(word).split("=", 1) for word in words[2:])["recipe"]
+        seconds = took[recipe] * (10 if checkout.name == "base" else 1)
         return lambda: harness.Turn(seconds, seconds)
 
     def take_turns(arms, rounds, *, warm):
-        assert warm == 0
+        assert (rounds, warm) == (2, 0)
         return {name: [call() for _ in range(rounds)] for name, call in arms.items()}
 
     both = [against.Checkout(name, tmp_path, "python", "") for name in ("base", "now")]
     monkeypatch.setattr(against.Checkout, "command", command)
-    monkeypatch.setattr(
-        against.Checkout,
-        "says",
-        lambda _, code, data, recipe: {"best": 101, "finetune": 31}[recipe],
-    )
     monkeypatch.setattr(harness, "take_turns", take_turns)
     monkeypatch.setattr(harness, "afresh", lambda _out, call: call)
     monkeypatch.setattr(speed, "prepare_data", lambda *_: tmp_path / "data")
-    settings = against.AgainstSettings(base="HEAD", few=1, more=3, repeats=2)
+    settings = against.AgainstSettings(base="HEAD", trainings=2)
     scratch, warm = against.training(settings, tmp_path, both)
-    assert scratch.ratio("wall_s").value == pytest.approx(0.5)  # 103 s by 206 s
-    assert warm.ratio("wall_s").value == pytest.approx(9.5 / 206)
-    assert [figure.reached for figure in (scratch, warm)] == [False, True]
-    assert len(run) == 6
+    assert scratch.ratio("wall_s").value == pytest.approx(0.1)  # 3 s by 30 s
+    assert warm.ratio("wall_s").value == pytest.approx(1 / 30)
+    assert [figure.reached for figure in (scratch, warm)] == [True, True]
+    assert [words[0] for words in run] == ["base", "now", "now"]
     assert all(words[1:3] == ("pipeline", "train") for words in run)
-    assert not [words for words in run if words[0] == "base" and "epochs=" in str(words[3:])]
-    with pytest.raises(ConfigError, match="few=3 more=3: wanted more than few"):
-        against.training(against.AgainstSettings(base="HEAD", few=3, more=3), tmp_path, both)
+    assert not [words for words in run if "epochs=" in str(words)]
 
 
 def test_what_a_run_over_a_cohort_was_like(tmp_path: Path) -> None:

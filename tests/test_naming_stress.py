@@ -80,13 +80,13 @@ def test_names_right() -> None:
     assert not stressed.names_are_right(replace(spine, counted=False), right[:6] + slipped[6:])
 
 
-def row(**values) -> stressed.Row:
+def row(**values) -> stressed.StressRow:
     given = {
         "spine": "a", "patient": "p", "source": "drawn", "stress": "plain", "levels": 11,
         "names_right": True, "abstained": False, "codes": (), "probability": 0.97,
         "evidence": {"margin": 30.0, "score": 40.0},
     }  # fmt: skip
-    return stressed.Row(**given | values)
+    return stressed.StressRow(**given | values)
 
 
 ROWS = [
@@ -99,7 +99,7 @@ ROWS = [
 
 
 def test_what_is_counted_as_what() -> None:
-    found = stressed.counted(ROWS)
+    found = stressed.outcome_shares(ROWS)
     assert [found[name] for name in stressed.OUTCOMES] == pytest.approx([0.4, 0.2, 0.2, 0.2])
     assert found["doubted"] == pytest.approx(0.2)
     assert found["coverage"] == pytest.approx(0.8)
@@ -115,14 +115,14 @@ def test_a_fit_finds_what_the_rows_were_drawn_by() -> None:
         right = bool(rng.random() < 1 / (1 + np.exp(3 - 0.2 * margin)))
         evidence = {"margin": margin, "score": score}
         rows.append(row(patient=str(n), names_right=right, evidence=evidence))
-    found = stressed.fitted(rows)
+    found = stressed.fit_coefficients(rows)
     assert found.margin == pytest.approx(0.2, abs=0.02)
     assert found.score == pytest.approx(0, abs=0.01)
     keys = script.StressSettings(out="out")
     least = script.least_probability(rows, found, keys)
     left = [stressed.with_coefficients(each, found, least) for each in rows]
-    assert stressed.counted(left)["wrong_silent"] <= 0.005
-    assert stressed.counted(left)["right_of_named"] >= 0.98
+    assert stressed.outcome_shares(left)["wrong_silent"] <= 0.005
+    assert stressed.outcome_shares(left)["right_of_named"] >= 0.98
     assert script.least_probability(rows, found, replace(keys, silent=1.0, right=0.0)) == 0.0
     assert stressed.calibration_gap(left) < 0.03
 

@@ -35,9 +35,6 @@ PACKAGES: dict[Form, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 Session = Callable[..., list[Float32Array]]
 """A network: maps a float32 array for each input to its float32 outputs, in order."""
 
-Tensors = Mapping[str, Float32Array]
-"""Tensors by name."""
-
 _FROM_MEMORY = "add_external_initializers_from_files_in_memory"
 _LARGE = 1024  # bytes; smaller tensors are part of the model
 
@@ -53,7 +50,7 @@ def open_session(
     where: str,
     *,
     threads: int | None = None,
-    tensors: Tensors | None = None,
+    tensors: Mapping[str, Float32Array] | None = None,
 ) -> Session:
     """Open a network from the content of its files.
 
@@ -123,7 +120,10 @@ def default_threads() -> int:
 
 
 def _onnx(
-    runtime: Any, contents: Sequence[bytes], threads: int, tensors: Tensors | None
+    runtime: Any,
+    contents: Sequence[bytes],
+    threads: int,
+    tensors: Mapping[str, Float32Array] | None,
 ) -> Session:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -143,7 +143,10 @@ def _onnx(
 
 
 def _openvino(
-    runtime: Any, contents: Sequence[bytes], threads: int, tensors: Tensors | None
+    runtime: Any,
+    contents: Sequence[bytes],
+    threads: int,
+    tensors: Mapping[str, Float32Array] | None,
 ) -> Session:
     core = runtime.Core()
     whole = contents if tensors is None else [with_tensors(contents[0], tensors)]

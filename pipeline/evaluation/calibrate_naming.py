@@ -1,15 +1,19 @@
-"""``spineline naming calibrate``: fit the probability of names to one's own networks.
+"""``spineline naming calibrate``: fit the probability of names to one's own networks or scanner.
 
-The coefficients of the default bundle were fitted on its networks. Networks of other data or of
-shorter trainings have other scores, so that too many of their namings are marked as a guess, or too
+The default coefficients were fitted to the networks and images of the default bundle. Other
+networks and other images have other scores, so that too many namings are marked as a guess, or too
 few. Here, each labelled spine is named by networks that did not see it, unchanged and under the
 changes of the stress set. Without these, hardly any naming of a good network is wrong, and a fit
 would find nothing. The coefficients are stored in the level reader's file.
+
+The namings come from a pipeline with the default coefficients. Other coefficients change which
+images get a second look, so that a naming may differ slightly with them.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +30,7 @@ from spineline.datasets.common.files import (
 from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.images import read_uint8_image, window_to_uint8
+from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.networks.tensors import pack_described, read_described
 from spineline.datasets.splits import PARTS
@@ -40,16 +44,19 @@ from spineline.pipeline.evaluation.fold_weights import (
     write_fold_weights,
 )
 from spineline.pipeline.evaluation.naming_stress import (
-    Row,
+    StressRow,
     calibration_gap,
-    counted,
-    fitted,
-    look,
+    fit_coefficients,
+    is_judged,
+    name_changed_spine,
+    outcome_shares,
     reliability_png,
     with_coefficients,
 )
 from spineline.pipeline.evaluation.settings import NamingCalibrate
 from spineline.pipeline.evaluation.stress_set import STRESSES, LabelledSpine
+from spineline.pipeline.inference.bundles import is_exported
+from spineline.pipeline.inference.decode import DecodeSettings
 from spineline.pipeline.inference.naming import COEFFICIENTS, NamingCoefficients
 from spineline.pipeline.inference.pipeline import NAMING_PROBABILITY, Pipeline, bundle_of
 from spineline.pipeline.inference.settings import ModelSettings
@@ -57,12 +64,12 @@ from spineline.weights import WeightsFile, names_in_list, weights_record
 
 NAMER_FILE = "namer.safetensors"
 
-_LEAST = 10  # right namings, and wrong ones, to fit three coefficients to
-_PARTS = 3  # groups of spines for an error of coefficients fitted to others, without folds
 Networks = tuple[WeightsFile, WeightsFile]
 """Detector and level reader."""
 
-_LEVELS = 8  # labelled levels of a spine; the stress set cuts off up to four
+_LEAST_OF_EACH = 10  # right namings, and wrong ones, to fit three coefficients to
+_GROUPS = 3  # of patients, without folds: each is judged by coefficients fitted to the others
+_LEAST_LEVELS = 8  # labelled levels of a spine; the stress set cuts off up to four
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,75 +80,112 @@ class NamingCalibrateResult:
         out: the folder written.
         namer: the level reader with the coefficients.
         coefficients: fitted to all spines.
-        metrics: ``before`` and ``after`` for ``plain`` and ``all`` images, as in ``metrics.json``.
+        metrics: ``default`` (its coefficients) and ``fitted`` (to others), each for ``plain`` and
+            ``all`` images, as in ``metrics.json``.
+        failures: images of the data that cannot be used, with the reason.
     """
 
     out: Path
     namer: Path
     coefficients: NamingCoefficients
     metrics: Mapping[str, Any]
+    failures: tuple[str, ...] = ()
 
 
 def calibrate(settings: NamingCalibrate) -> NamingCalibrateResult:
     """Fit the probability of names, and store it in the level reader's file.
 
     Raises:
-        ConfigError: there is no level reader, or the folds are not of this data.
+        ConfigError: there is no level reader of one's own, or the folds are not of this data.
         AnnotationError: the data cannot be read, or have too few right or wrong namings.
+        ImageReadError: an image cannot be read.
         OutputExistsError: ``out`` exists.
+        WeightsError: a network cannot be used.
     """
     check_output(settings.out, overwrite=settings.overwrite)
-    networks = _networks(settings, "the networks")
+    networks = _networks(settings, "weights=…")
     folds = read_fold_weights(settings.folds) if settings.folds else ()
+    _check_folds(settings, folds)
     models = [fold.applied(settings) for fold in folds] or [settings]
-    of_fold = [_networks(each, f"fold {n}") for n, each in enumerate(models)]
-    groups = labelled_spines(settings, folds)
-    rows: list[list[Row]] = []
-    for model, spines in zip(models, groups, strict=True):
-        pipeline = replace(Pipeline.from_settings(model), classifier=None)
-        tasks = [(spine, stress) for spine in spines for stress in STRESSES]
-        shown = progress(tasks, description="spines under each change")
-        rows.append([look(pipeline, *task, seed=settings.seed) for task in shown])
-    whole = [row for part in rows for row in part]
-    coefficients = fit_coefficients(whole)
-    parts = rows if folds else _in_parts(whole)
+    of_fold = [_networks(each, f"folds=…, fold {n}") for n, each in enumerate(models)]
+    groups, failures = labelled_spines(settings, folds)
+    rows = [
+        named_spines(model, spines, settings.seed)
+        for model, spines in zip(models, groups, strict=True)
+    ]
+    parts = rows if folds else _in_groups([row for part in rows for row in part])
+    whole = [row for part in parts for row in part]
+    coefficients = checked_fit(whole, "")
     others = [
-        fit_coefficients([row for m, part in enumerate(parts) if m != n for row in part])
+        checked_fit(
+            [row for m, part in enumerate(parts) if m != n for row in part], f" without {n}"
+        )
         for n in range(len(parts))
     ]
     least = settings.min_naming_probability
-    before = [with_coefficients(row, COEFFICIENTS, least) for row in whole]
-    after = [
+    judged = [
         with_coefficients(row, each, least)
         for each, part in zip(others, parts, strict=True)
         for row in part
     ]
-    metrics = {"before": _metrics(before), "after": _metrics(after)}
+    metrics = {
+        "default": _metrics([with_coefficients(row, COEFFICIENTS, least) for row in whole]),
+        "fitted": _metrics(judged),
+    }
+    namer = settings.out / NAMER_FILE
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_bytes(stage / NAMER_FILE, calibrated_bytes(networks, coefficients))
         write_json(
             stage / "metrics.json",
             {"coefficients": asdict(coefficients), "min_naming_probability": least, **metrics},
         )
-        write_bytes(stage / "reliability.png", reliability_png(after))
+        write_bytes(stage / "reliability.png", reliability_png(judged))
         if folds:
             _write_folds(stage, settings.out, folds, list(zip(of_fold, others, strict=True)))
-        write_run_record(stage, "naming calibrate", settings, weights=weights_record(networks))
-    for when, found in metrics.items():
-        LOG.info("%s: %s", when, _in_words(found))
-    LOG.info("written to %s; give the networks as before, with namer=%s", settings.out, NAMER_FILE)
-    namer = settings.out / NAMER_FILE
-    return NamingCalibrateResult(settings.out, namer, coefficients, metrics)
+        used = {
+            "weights": weights_record(networks),
+            **({"folds": [weights_record(each) for each in of_fold]} if folds else {}),
+        }
+        write_run_record(stage, "naming calibrate", settings, **used)
+    for name, found in metrics.items():
+        LOG.info("%s coefficients: %s", name, _in_words(found))
+    LOG.info("written to %s; give namer=%s with detector %s", settings.out, namer, networks[0].name)
+    for failure in failures:
+        LOG.error("left out: %s", failure)
+    return NamingCalibrateResult(settings.out, namer, coefficients, metrics, failures)
+
+
+def _check_folds(settings: NamingCalibrate, folds: Sequence[FoldWeights]) -> None:
+    """Refuse folds that cannot show how sure the networks are.
+
+    Raises:
+        ConfigError: fewer than two folds, one without a level reader of its own, or no networks
+            that the coefficients are for.
+    """
+    if not folds:
+        return
+    if len(folds) < 2:
+        raise ConfigError("folds=…: one fold; wanted two or more, each judged by the others")
+    for n, fold in enumerate(folds):
+        if not {"namer", "weights"} & set(fold.models):
+            msg = f"folds=…, fold {n}: names no level reader that did not see its studies"
+            raise ConfigError(f"{msg}; make the folds with kfold pipeline")
+    if settings.weights == "default" and settings.detector is None and settings.namer == "bundle":
+        msg = "folds=…: say which networks the probability is for, those trained on all of the data"
+        raise ConfigError(f"{msg}: weights=DETECTOR,CLASSIFIER,NAMER")
 
 
 def labelled_spines(
     settings: NamingCalibrate, folds: Sequence[FoldWeights]
-) -> list[list[LabelledSpine]]:
-    """The spines of the data with enough labelled levels, by fold; one list without folds.
+) -> tuple[list[list[LabelledSpine]], tuple[str, ...]]:
+    """The spines of the data with enough labelled levels, by fold, and images that were left out.
+
+    Without folds, there is one list.
 
     Raises:
-        AnnotationError: the data cannot be read, or no spine has enough levels.
+        AnnotationError: the data cannot be read, or no spine, or no fold, has enough levels.
         ConfigError: a study is in no fold.
+        ImageReadError: an image cannot be read.
     """
     data, part = load_dataset(settings.data), settings.part
     records = [*data.records["train"], *data.records["val"]]
@@ -149,40 +193,63 @@ def labelled_spines(
     if not folds:
         where = "any part" if part == "all" else f"its {part} part"
         records = [r for name in PARTS if part in (name, "all") for r in data.records[name]]
-    known = [record for record in records if len(_points(record)) >= _LEVELS]
+    known = [record for record in records if len(_points(record)) >= _LEAST_LEVELS]
     if not known:
-        msg = f"data={settings.data}: no spine with at least {_LEVELS} labelled levels in {where}"
-        raise AnnotationError(msg if folds else f"{msg}; see part=")
-    place = fold_by_study(known, folds) if folds else {}
+        msg = f"data={settings.data}: no spine with at least {_LEAST_LEVELS} labelled levels in "
+        raise AnnotationError(f"{msg}{where}" if folds else f"{msg}{where}; see part=")
+    if len(known) < len(records):
+        msg = "%d of %d images are left out: fewer than %d labelled levels"
+        LOG.warning(msg, len(records) - len(known), len(records), _LEAST_LEVELS)
+    place = fold_by_study(known, folds, has_keys=False) if folds else {}
     groups: list[list[LabelledSpine]] = [[] for _ in folds] or [[]]
     for record in known:
-        image = window_to_uint8(read_uint8_image(data.image_path(record)))
+        image = read_uint8_image(data.image_path(record))
         patient = record.patient_id or record.study_id
         spine = LabelledSpine(record.image_id, patient, "data", image, _points(record))
         groups[place[record.study_id][0] if folds else 0].append(spine)
-    return groups
+    empty = next((n for n, group in enumerate(groups) if not group), None)
+    if empty is not None:
+        msg = f"folds=…: no spine of fold {empty} is in data={settings.data}"
+        raise AnnotationError(f"{msg}; give the data that the folds were made of")
+    patients = {spine.patient for group in groups for spine in group}
+    if not folds and len(patients) < _GROUPS:
+        msg = f"data={settings.data}: {len(patients)} patients with labelled spines in {where}"
+        raise AnnotationError(f"{msg}, wanted at least {_GROUPS}: each is judged by the others")
+    return groups, data.failures
 
 
 def _points(record: ImageRecord) -> dict[str, tuple[float, float]]:
     return {s.level: s.point_xy for s in record.structures if s.level in LEVELS}
 
 
-def fit_coefficients(rows: Sequence[Row]) -> NamingCoefficients:
-    """Coefficients fitted to rows, if they allow a fit.
+def named_spines(
+    settings: ModelSettings, spines: Sequence[LabelledSpine], seed: int
+) -> list[StressRow]:
+    """The namings of spines under each change, by the networks of settings."""
+    loaded = Pipeline.from_settings(settings)
+    pipeline = replace(loaded, classifier=None, decoding=DecodeSettings())
+    tasks = [(spine, stress) for spine in spines for stress in STRESSES]
+    shown = progress(tasks, description="spines under each change")
+    return [name_changed_spine(pipeline, *task, seed=seed) for task in shown]
+
+
+def checked_fit(rows: Sequence[StressRow], without: str) -> NamingCoefficients:
+    """Coefficients fitted to rows, if they allow a fit; ``without`` says what was left out.
 
     Raises:
         AnnotationError: too few right or wrong namings, or a fit without meaning.
     """
-    judged = [row.names_right for row in rows if row.evidence]
+    judged = [row.names_right for row in rows if is_judged(row)]
     right, wrong = sum(judged), len(judged) - sum(judged)
-    if min(right, wrong) < _LEAST:
-        msg = f"{right} right and {wrong} wrong namings, of changed images too: wanted at least"
-        raise AnnotationError(f"{msg} {_LEAST} of each to fit a probability; label more spines")
-    found = fitted(rows)
+    named = f"{right} right and {wrong} wrong namings{without and f'{without} of the groups'}"
+    if min(right, wrong) < _LEAST_OF_EACH:
+        msg = f"{named}, of changed images too: wanted at least {_LEAST_OF_EACH} of each to fit a"
+        raise AnnotationError(f"{msg} probability; label more spines")
+    found = fit_coefficients(rows)
     try:
         return NamingCoefficients.from_json(asdict(found))
     except ValueError as error:
-        msg = f"the fit to {right} right and {wrong} wrong namings has no meaning ({error})"
+        msg = f"the fit to {named} has no meaning ({error})"
         raise AnnotationError(f"{msg}; label more spines") from error
 
 
@@ -191,18 +258,24 @@ def calibrated_bytes(networks: Networks, coefficients: NamingCoefficients) -> by
     detector, namer = networks
     described, tensors = read_described(namer.path)
     values = {"coefficients": asdict(coefficients), "detector": detector.sha256}
-    return pack_described(tensors, json.dumps({**described, NAMING_PROBABILITY: values}), half=True)
+    text = json.dumps({**described, NAMING_PROBABILITY: values})
+    return pack_described(tensors, text, half=False)  # as precise as they are
 
 
-def _networks(settings: ModelSettings, what: str) -> Networks:
+def _networks(settings: ModelSettings, where: str) -> Networks:
     """Detector and level reader that settings name.
 
     Raises:
-        ConfigError: there is no level reader.
+        ConfigError: there is no level reader, or it is in an exported bundle.
     """
+    if is_exported(settings.weights):
+        msg = f"{where}: {settings.weights} is an exported bundle; calibrate the networks that it"
+        raise ConfigError(f"{msg} was made of, and export them again")
     bundle = bundle_of(settings)
     if bundle.namer is None:
-        msg = f"{what}: without a level reader, whose file would hold the probability; give namer=…"
+        msg = (
+            f"{where}: without a level reader, whose file would hold the probability; give namer=…"
+        )
         raise ConfigError(f"{msg}, or weights=DETECTOR,CLASSIFIER,NAMER")
     return bundle.detector, bundle.namer
 
@@ -218,47 +291,56 @@ def _write_folds(
     for n, (fold, (networks, coefficients)) in enumerate(zip(folds, fitted_to, strict=True)):
         name = f"fold{n}.safetensors"
         write_bytes(stage / name, calibrated_bytes(networks, coefficients))
-        models = {key: _from(out, value, key) for key, value in fold.models.items()}
+        models = {key: _seen_from(out, value, key) for key, value in fold.models.items()}
         own.append(replace(fold, models={**models, "namer": name}))
     write_fold_weights(stage / FOLD_WEIGHTS_FILE, own)
 
 
-def _from(out: Path, value: Any, key: str) -> Any:
+def _seen_from(out: Path, value: Any, key: str) -> Any:
     """A fold's key; files in it relative to the folder that will hold the folds file."""
     if key not in FOLD_PLACES or value is None:
         return value
-    parts = ((part, Path(part)) for part in names_in_list(value))
-    return ",".join(os.path.relpath(path, out) if path.is_file() else part for part, path in parts)
+    parts = []
+    for part in names_in_list(value):
+        path = Path(part).resolve()
+        try:
+            parts.append(os.path.relpath(path, out.resolve()) if path.is_file() else part)
+        except ValueError:  # another drive of Windows
+            parts.append(str(path))
+    return ",".join(parts)
 
 
-def _in_parts(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows in `_PARTS` groups by patient, for coefficients that did not see what they are put to.
-
-    Raises:
-        AnnotationError: fewer patients than groups.
-    """
+def _in_groups(rows: Sequence[StressRow]) -> list[list[StressRow]]:
+    """Rows in `_GROUPS` groups by patient."""
     patients = sorted({row.patient for row in rows})
-    if len(patients) < _PARTS:
-        msg = f"{len(patients)} patients with labelled spines, wanted at least {_PARTS}"
-        raise AnnotationError(f"{msg}: each is judged by coefficients fitted to others")
     return [
-        [row for row in rows if patients.index(row.patient) % _PARTS == n] for n in range(_PARTS)
+        [row for row in rows if patients.index(row.patient) % _GROUPS == n] for n in range(_GROUPS)
     ]
 
 
-def _metrics(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """The counts of the unchanged and of all images, and the calibration error."""
+def _metrics(rows: Sequence[StressRow]) -> dict[str, dict[str, float | None]]:
+    """Shares of outcomes and calibration error of the unchanged and of all images.
+
+    A value that is not defined, because nothing was named, is None.
+    """
     plain = [row for row in rows if row.stress == "plain"]
-    return {
-        name: {**counted(group), "ece": calibration_gap(group)}
+    found = {
+        name: {**outcome_shares(group), "ece": calibration_gap(group)}
         for name, group in (("plain", plain), ("all", rows))
+    }
+    return {
+        name: {key: v if math.isfinite(v) else None for key, v in values.items()}
+        for name, values in found.items()
     }
 
 
-def _in_words(found: Mapping[str, Mapping[str, float]]) -> str:
-    plain, every = found["plain"], found["all"]
+def _in_words(found: Mapping[str, Mapping[str, float | None]]) -> str:
+    plain, every = (
+        {key: "-" if v is None else f"{v:.3f}" for key, v in found[name].items()}
+        for name in ("plain", "all")
+    )
     return (
-        f"named {plain['coverage']:.3f} of the images, {plain['right_of_named']:.3f} of them right"
-        f"; with changed ones {every['coverage']:.3f} and {every['right_of_named']:.3f}, wrong "
-        f"without a warning {every['wrong_silent']:.4f}, calibration error {every['ece']:.3f}"
+        f"unchanged images named {plain['coverage']}, of these right {plain['right_of_named']}; "
+        f"all images named {every['coverage']}, of these right {every['right_of_named']}, wrong "
+        f"without a warning {every['wrong_silent']}, calibration error {every['ece']}"
     )

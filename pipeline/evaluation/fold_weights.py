@@ -83,7 +83,11 @@ def write_fold_weights(path: Path, folds: Iterable[FoldWeights]) -> None:
 
 
 def fold_by_study(
-    records: Iterable[ImageRecord], folds: Sequence[FoldWeights], *, match: str = "auto"
+    records: Iterable[ImageRecord],
+    folds: Sequence[FoldWeights],
+    *,
+    match: str = "auto",
+    has_keys: bool = True,
 ) -> dict[str, tuple[int, str]]:
     """The fold of each annotated study, and the study's name in the folds.
 
@@ -93,6 +97,7 @@ def fold_by_study(
         match: ``auto`` compares the study UID if both sides have one, else the whole name of the
             study or image; ``number`` compares the one number in the study's name (``study12`` is
             ``012``).
+        has_keys: whether messages may name the keys ``fold_match`` and ``ids`` of the command.
 
     Returns:
         By ``study_id``, in the order of the records.
@@ -119,12 +124,12 @@ def fold_by_study(
     if missing:
         known = [study for fold in folds for study in fold.studies]
         hint = ""
-        if match != "number" and not found:
+        if has_keys and match != "number" and not found:
             hint = "; fold_match=number compares the numbers in the names (study12 is 012)"
         raise ConfigError(
             f"folds=…: {len(missing)} of {len(missing) + len(found)} studies are in no fold, such "
             f"as {next(iter(missing))!r} (the folds hold {len(known)}, such as {known[0]!r}){hint}"
-            "; or name the studies to score with ids=…"
+            + ("; or name the studies to score with ids=…" if has_keys else "")
         )
     if match == "number":
         owner: dict[str, str] = {}

@@ -12,7 +12,8 @@ seed, the spine and the change. A spine is
 *Doubted* are the right ones with such a warning. A structure lies on a labelled place if the
 level's centre is less than half the distance between neighbours away.
 
-[fitted][] fits the probability of a naming to such rows; see [spineline.pipeline.inference.naming].
+[fit_coefficients][] fits the probability of a naming to such rows, see
+[spineline.pipeline.inference.naming][].
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ from spineline.datasets.dicom.geometry import Reorientation
 from spineline.datasets.images import window_to_uint8
 from spineline.datasets.metrics.grades import calibration_error
 from spineline.pipeline.evaluation.naming import BINS
-from spineline.pipeline.evaluation.stress_set import STRESSES, LabelledSpine, drawn_by, rung_of
+from spineline.pipeline.evaluation.stress_set import (
+    STRESSES,
+    LabelledSpine,
+    drawn_by,
+    level_distance_px,
+)
 from spineline.pipeline.inference.naming import SURE, NamingCoefficients, NamingEvidence
 from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.sources import Frame
@@ -55,7 +61,7 @@ PENALTY = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StressRow:
     """The result of one spine under one change.
 
     Attributes:
@@ -90,7 +96,9 @@ class Row:
         return "wrong_warned" if self.codes else "wrong_silent"
 
 
-def look(pipeline: Pipeline, spine: LabelledSpine, stress: str, *, seed: int) -> Row:
+def name_changed_spine(
+    pipeline: Pipeline, spine: LabelledSpine, stress: str, *, seed: int
+) -> StressRow:
     """The pipeline's result for a spine under a change of `STRESSES`."""
     changed = STRESSES[stress](spine, drawn_by(seed, spine.name, stress))
     as_is = pipeline.settings.window == "none"
@@ -104,7 +112,7 @@ def look(pipeline: Pipeline, spine: LabelledSpine, stress: str, *, seed: int) ->
     naming = result.naming
     refused = "not_lumbar_t2" in codes
     found = [(s.level, s.point_xy) for s in result.structures]
-    return Row(
+    return StressRow(
         spine=spine.name,
         patient=spine.patient,
         source=spine.source,
@@ -132,7 +140,7 @@ def warned_codes(warnings: Sequence[Remark]) -> tuple[str, ...]:
 
 def names_are_right(spine: LabelledSpine, found: Sequence[tuple[str, tuple[float, float]]]) -> bool:
     """Whether names are right, by the rule in the module's docstring."""
-    near = rung_of(spine) / 2
+    near = level_distance_px(spine) / 2
     right = wrong = 0
     for level, point in found:
         distance = {k: math.dist(point, xy) for k, xy in spine.points_xy.items()}
@@ -142,7 +150,7 @@ def names_are_right(spine: LabelledSpine, found: Sequence[tuple[str, tuple[float
     return right > (wrong if spine.counted else 0) and (spine.counted or wrong == 0)
 
 
-def counted(rows: Sequence[Row]) -> dict[str, float]:
+def outcome_shares(rows: Sequence[StressRow]) -> dict[str, float]:
     """Shares of the rows."""
     total = len(rows)
     outcomes = Counter(row.outcome for row in rows)
@@ -158,21 +166,21 @@ def counted(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def stated(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray]:
+def stated_probabilities(rows: Sequence[StressRow]) -> tuple[FloatArray, FloatArray]:
     """(N,) predicted probabilities, and whether those names are right."""
     known = [(row.probability, row.names_right) for row in rows if row.probability is not None]
     probability, right = np.array(known, dtype=np.float64).reshape(-1, 2).T
     return probability, right
 
 
-def calibration_gap(rows: Sequence[Row]) -> float:
+def calibration_gap(rows: Sequence[StressRow]) -> float:
     """Expected calibration error of the predicted probabilities, with `BINS` bins."""
-    probability, right = stated(rows)
+    probability, right = stated_probabilities(rows)
     one = np.zeros(len(probability), dtype=np.int64)
     return float(calibration_error(np.ones((1, 1)), one, probability, right, bins=BINS)[0])
 
 
-def reliability_png(rows: Sequence[Row]) -> bytes:
+def reliability_png(rows: Sequence[StressRow]) -> bytes:
     """Plot the share of right names by predicted probability, for plain and for all images."""
     figure = new_figure(5, 5)
     axes = figure.add_subplot(xlabel="stated probability", ylabel="share of right names")
@@ -180,7 +188,7 @@ def reliability_png(rows: Sequence[Row]) -> bytes:
     for name, group in (("all", rows), ("plain", [r for r in rows if r.stress == "plain"])):
         if not group:
             continue
-        probability, right = stated(group)
+        probability, right = stated_probabilities(group)
         place = np.clip(np.ceil(probability * BINS).astype(int) - 1, 0, BINS - 1)
         bins = [place == n for n in range(BINS) if (place == n).any()]
         x, y = ([float(values[b].mean()) for b in bins] for values in (probability, right))
@@ -191,9 +199,9 @@ def reliability_png(rows: Sequence[Row]) -> bytes:
     return figure_png(figure)
 
 
-def fitted(rows: Sequence[Row]) -> NamingCoefficients:
+def fit_coefficients(rows: Sequence[StressRow]) -> NamingCoefficients:
     """Coefficients of the log-odds of right names, by Newton steps with a small penalty."""
-    given = [row for row in rows if row.evidence]
+    given = [row for row in rows if is_judged(row)]
     found = np.array([[row.evidence["margin"], row.evidence["score"]] for row in given])
     right = np.array([row.names_right for row in given], dtype=np.float64)
     mean, spread = found.mean(axis=0), found.std(axis=0) + 1e-9
@@ -211,12 +219,12 @@ def fitted(rows: Sequence[Row]) -> NamingCoefficients:
     return NamingCoefficients(constant, margin, score)
 
 
-def with_coefficients(row: Row, coefficients: NamingCoefficients, least: float) -> Row:
+def with_coefficients(row: StressRow, coefficients: NamingCoefficients, least: float) -> StressRow:
     """The row with other coefficients and another minimum probability."""
-    return with_least(with_probability(row, coefficients), least)
+    return with_minimum(with_probability(row, coefficients), least)
 
 
-def with_probability(row: Row, coefficients: NamingCoefficients) -> Row:
+def with_probability(row: StressRow, coefficients: NamingCoefficients) -> StressRow:
     """The row with other coefficients and no minimum probability."""
     if not is_judged(row):
         return row
@@ -231,12 +239,12 @@ def with_probability(row: Row, coefficients: NamingCoefficients) -> Row:
     )
 
 
-def with_least(row: Row, least: float) -> Row:
+def with_minimum(row: StressRow, least: float) -> StressRow:
     """The row of `with_probability` with a minimum probability."""
     unlikely = is_judged(row) and row.probability is not None and row.probability < least
     return replace(row, abstained=True) if unlikely else row
 
 
-def is_judged(row: Row) -> bool:
+def is_judged(row: StressRow) -> bool:
     """Whether the naming's probability decides if it is abstained."""
     return bool(row.evidence) and "not_lumbar_t2" not in row.codes

@@ -8,7 +8,6 @@ x right, y down, origin at the centre of the top left pixel.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -118,7 +117,7 @@ def cropped(margin: float) -> SpineChange:
 
     def change(spine: LabelledSpine, _: np.random.Generator) -> LabelledSpine:
         points = np.array(list(spine.points_xy.values()))
-        room = margin * rung_of(spine)
+        room = margin * level_distance_px(spine)
         (left, top), (right, bottom) = points.min(axis=0) - room, points.max(axis=0) + room
         return part_of(spine, left, top, right, bottom)
 
@@ -203,14 +202,11 @@ def _rung_changed(
     return replace(spine, image=image, points_xy=inside(points, image.shape), counted=False)
 
 
-def rung_of(spine: LabelledSpine) -> float:
-    """Median distance between a disc and the vertebra beside it, in pixels."""
-    found = [
-        np.subtract(spine.points_xy[a], spine.points_xy[b])
-        for a, b in itertools.pairwise(LEVELS)
-        if a in spine.points_xy and b in spine.points_xy
-    ]
-    return float(np.median(np.hypot(*np.array(found).T)))
+def level_distance_px(spine: LabelledSpine) -> float:
+    """Median distance from one labelled level to the next, per level between, in pixels."""
+    ranks = [rank for rank, level in enumerate(LEVELS) if level in spine.points_xy]
+    points = np.array([spine.points_xy[LEVELS[rank]] for rank in ranks])
+    return float(np.median(np.hypot(*np.diff(points, axis=0).T) / np.diff(ranks)))
 
 
 def _plain(spine: LabelledSpine, _: np.random.Generator) -> LabelledSpine:

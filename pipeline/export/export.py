@@ -36,12 +36,14 @@ from spineline.pipeline.inference.bundles import (
     BY_KIND_SCHEMA,
     COMBINED_SCHEMA,
     KIND,
+    NAMING_SCHEMA,
     USE,
     decoding_values,
     file_names,
     is_exported,
     member_of,
 )
+from spineline.pipeline.inference.naming import COEFFICIENTS
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Frame
@@ -181,6 +183,10 @@ def bundle_description(
     schema = BUNDLE_SCHEMA
     if isinstance(combined, CombinedClassifier):
         schema = BY_KIND_SCHEMA if combined.combination.vertebra else COMBINED_SCHEMA
+    coefficients = pipeline.decoding.coefficients
+    naming: dict[str, Any] = {}
+    if coefficients != COEFFICIENTS:
+        schema, naming = NAMING_SCHEMA, {"naming": asdict(coefficients)}
     namer: dict[str, Any] | None = None
     if pipeline.namer is not None and bundle.namer is not None:
         namer = {
@@ -232,7 +238,7 @@ def bundle_description(
             "method": settings.decode,
             "crop_boxes": settings.crop_boxes,
             "spine": decoding_values(pipeline.decoding),
-            "naming": asdict(pipeline.decoding.coefficients),
+            **naming,
         },
     }
 

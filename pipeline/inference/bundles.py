@@ -58,6 +58,11 @@ COMBINED_SCHEMA = 2
 BY_KIND_SCHEMA = 3
 """The same with different shares for discs and vertebrae, which older versions cannot read."""
 
+NAMING_SCHEMA = 4
+"""Either of these with coefficients of its own for the probability of names, which older versions
+would ignore.
+"""
+
 USE = "research use only, not a medical device"
 
 _AGAIN = "make it again with spineline pipeline export, or copy the whole folder again"
@@ -253,11 +258,11 @@ def read_bundle(folder: Path) -> Exported:
     """
     path = folder / BUNDLE_FILE
     content, sha256 = _read_json(path)
-    if content.get("schema") not in (BUNDLE_SCHEMA, COMBINED_SCHEMA, BY_KIND_SCHEMA):
+    if content.get("schema") not in range(BUNDLE_SCHEMA, NAMING_SCHEMA + 1):
         msg = (
             f"{path}: a bundle of schema {content.get('schema')!r:.40}, written by spineline "
             f"{content.get('version')!r:.40}; this one, {package_version()}, reads schema "
-            f"{BUNDLE_SCHEMA} to {BY_KIND_SCHEMA}: export it again with this version, or use the "
+            f"{BUNDLE_SCHEMA} to {NAMING_SCHEMA}: export it again with this version, or use the "
             "one that wrote it"
         )
         raise WeightsError(msg)
@@ -342,7 +347,11 @@ def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
         raise ValueError(f"detector: names {names!r:.100}, wanted levels")
     if not isinstance(content["name"], str):
         raise ValueError("name is not text")
-    several = content["schema"] != BUNDLE_SCHEMA
+    several = (
+        "members" in classifier
+        if content["schema"] == NAMING_SCHEMA
+        else (content["schema"] != BUNDLE_SCHEMA)
+    )
     described = list(classifier["members"]) if several else [classifier]
     if not described:
         raise ValueError("classifier: no member")
@@ -420,10 +429,7 @@ def _takes_levels(network: dict[str, Any]) -> bool:
 
 
 def _decoding(decode: dict[str, Any]) -> DecodeSettings:
-    """Decoding settings from numbers above 0; only costs and weights may be 0.
-
-    Bundles of 0.2.0 and earlier have no coefficients of the naming's probability.
-    """
+    """Decoding settings from numbers above 0; only costs and weights may be 0."""
     values = decode["spine"]
     usual = decoding_values(DecodeSettings())
     if sorted(values) != sorted(usual):

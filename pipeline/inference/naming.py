@@ -50,6 +50,7 @@ SURE = 0.9
 
 
 _MOST_ODDS = 12.0  # natural log; no finite sample shows more
+_LARGEST = 1e6  # of a coefficient; not a number is not below it
 _NO_RIVAL = -1e3  # natural-log units
 
 MOST_MARGIN = 40.0
@@ -75,7 +76,8 @@ class NamingCoefficients:
         if not isinstance(value, dict) or sorted(value) != sorted(names):
             raise ValueError(f"naming probability {value!r:.100}, wanted {', '.join(names)}")
         for name in names:
-            if type(value[name]) not in (int, float) or not math.isfinite(value[name]):
+            number = type(value[name]) in (int, float) and abs(value[name]) < _LARGEST
+            if not number:
                 raise ValueError(f"naming probability: {name} {value[name]!r:.40}, wanted a number")
         if value["margin"] <= 0:
             raise ValueError(f"naming probability: margin {value['margin']}, wanted more than 0")

@@ -544,7 +544,8 @@ def decoding_of(bundle: Bundle) -> DecodeSettings:
         coefficients = NamingCoefficients.from_json(stored["coefficients"])
         detector = stored["detector"]
     except (KeyError, TypeError, ValueError) as error:
-        msg = f"{namer.path}: {NAMING_PROBABILITY} cannot be used ({error!s:.200})"
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        msg = f"{namer.path}: {NAMING_PROBABILITY} cannot be used ({reason:.200})"
         raise WeightsError(f"{msg}; run naming calibrate again") from error
     if detector == bundle.detector.sha256:
         return DecodeSettings(coefficients=coefficients)

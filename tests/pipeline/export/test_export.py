@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -21,10 +22,19 @@ from spineline.datasets.common.errors import ConfigError, SpinelineError, Weight
 from spineline.datasets.networks.runtimes import PACKAGES
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.pipeline.export import export as exporting
-from spineline.pipeline.export.export import check_agreement, export, frame_of, write_networks
+from spineline.pipeline.export.export import (
+    bundle_description,
+    check_agreement,
+    export,
+    frame_of,
+    write_networks,
+)
 from spineline.pipeline.export.settings import PipelineExport
-from spineline.pipeline.inference.bundles import Role
-from spineline.pipeline.inference.pipeline import Pipeline
+from spineline.pipeline.inference.bundles import NAMING_SCHEMA, Role, read_bundle
+from spineline.pipeline.inference.decode import DecodeSettings
+from spineline.pipeline.inference.naming import NamingCoefficients
+from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Frame
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -107,6 +117,22 @@ def test_the_folder_says_what_it_is(bundle: Path, form: str, exported: Pipeline)
     assert content["decode"]["iou"] == 0.8
     assert exported.weights_name == f"default-{form}"
     assert len(exported.weights_sha256) == 64
+
+
+def test_coefficients_of_its_own_are_kept(
+    original: Pipeline, bundle: Path, form: Any, tmp_path: Path
+) -> None:
+    """In a schema that versions refuse that would ignore them."""
+    assert json.loads((bundle / "bundle.json").read_text())["schema"] < NAMING_SCHEMA
+    decoding = DecodeSettings(coefficients=NamingCoefficients(constant=-3.5, margin=0.2, score=0.1))
+    calibrated = replace(original, decoding=decoding)
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    content = bundle_description(calibrated, bundle_of(ModelSettings()), form, copy)
+    assert content["schema"] == NAMING_SCHEMA
+    (copy / "bundle.json").write_text(json.dumps(content))
+    found = read_bundle(copy)
+    assert found.decoding == decoding
+    assert len(found.classifiers) == 3
 
 
 def test_no_file_names_a_place(bundle: Path) -> None:

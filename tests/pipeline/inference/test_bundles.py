@@ -146,7 +146,7 @@ def test_a_name_of_the_registry_wins_over_a_folder(
 
 GONE = object()
 DAMAGED: dict[str, tuple[str, Any, str]] = {
-    "schema": ("schema", 4, r"schema 4.*reads schema 1 to 3: export it again"),
+    "schema": ("schema", 5, r"schema 5.*reads schema 1 to 4: export it again"),
     "no schema": ("schema", GONE, r"schema None"),
     "kind": ("kind", "other", "not the description of a bundle"),
     "format": ("format", "pickle", "format 'pickle', wanted one of onnx"),
