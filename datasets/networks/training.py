@@ -7,13 +7,11 @@ checkpoint last. An epoch that a kill interrupts is trained again, to the same n
 
 from __future__ import annotations
 
-import ctypes
 import math
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -45,8 +43,6 @@ Cell = float | int | str | None
 ResultRow = dict[str, Cell]
 """One line of ``results.csv``, by column."""
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt in glibc's malloc.h
-
 _Item = TypeVar("_Item")
 
 
@@ -71,19 +67,6 @@ class TrainingResult:
     best_epoch: int = 0
     history: tuple[ResultRow, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep memory that it frees, for its next step.
-
-    A step of a training frees hundreds of MB and needs them again at once. By default, glibc gives
-    large blocks back to the system, which clears them anew: a quarter of the time of an
-    EfficientNet's training on the CPU. Other C libraries are left as they are.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class Trainer(ABC):
@@ -206,7 +189,6 @@ class Trainer(ABC):
         """
         import torch
 
-        keep_freed_memory()
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         with torch.random.fork_rng(devices):
             try:

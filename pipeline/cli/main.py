@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.freed_memory import keep_freed_memory
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.common.settings import (
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(_OBJECTS, 20, 20)
+    if arguments is None and (words[:1] == ["kfold"] or words[1:2] == ["train"]):
+        keep_freed_memory()  # this process ends with the training
     try:
         with _command_log():
             status = _dispatch_reporting(words)

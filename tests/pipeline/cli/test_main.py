@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from spineline.datasets.common.settings import Settings, describe
+from spineline.pipeline.cli import main as cli_main
 from spineline.pipeline.cli.commands import COMMANDS, Command
 from spineline.pipeline.cli.examples import EXAMPLES, example
 from spineline.pipeline.cli.main import main, settings_from_words
@@ -358,3 +359,24 @@ def test_half_characters_of_a_source_are_told_as_escapes(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
     assert "\\ud800bad" in done.stdout
     assert json.loads((tmp_path / "out" / "check.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["classify", "train", "help"], True),
+        (["kfold", "pipeline", "help"], True),
+        (["pipeline", "predict", "help"], False),
+        ([], False),
+    ],
+)
+def test_only_a_training_with_a_process_of_its_own_keeps_freed_memory(
+    words: list[str], kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(cli_main, "keep_freed_memory", lambda: calls.append(True))
+    monkeypatch.setattr(sys, "argv", ["spineline", *words])
+    assert cli_main.main() == 0
+    assert bool(calls) == kept
+    assert cli_main.main(words) == 0  # called from Python
+    assert bool(calls) == kept
