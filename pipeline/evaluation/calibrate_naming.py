@@ -118,7 +118,8 @@ def calibrate(settings: NamingCalibrate) -> NamingCalibrateResult:
     coefficients = checked_fit(whole, "")
     others = [
         checked_fit(
-            [row for m, part in enumerate(parts) if m != n for row in part], f" without {n}"
+            [row for m, part in enumerate(parts) if m != n for row in part],
+            f" without {'fold' if folds else 'group'} {n}",
         )
         for n in range(len(parts))
     ]
@@ -241,7 +242,7 @@ def checked_fit(rows: Sequence[StressRow], without: str) -> NamingCoefficients:
     """
     judged = [row.names_right for row in rows if is_judged(row)]
     right, wrong = sum(judged), len(judged) - sum(judged)
-    named = f"{right} right and {wrong} wrong namings{without and f'{without} of the groups'}"
+    named = f"{right} right and {wrong} wrong namings{without}"
     if min(right, wrong) < _LEAST_OF_EACH:
         msg = f"{named}, of changed images too: wanted at least {_LEAST_OF_EACH} of each to fit a"
         raise AnnotationError(f"{msg} probability; label more spines")
