@@ -43,6 +43,7 @@ from spineline.classify.recipe import Head, Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
 from spineline.classify.trunks.blocks import check_blocks, freeze
 from spineline.classify.trunks.components import ComponentTrunk
+from spineline.classify.trunks.folding import fold_frozen_norms
 from spineline.classify.trunks.gradients import GRADIENTS
 from spineline.classify.trunks.logistic import fit_logistic
 from spineline.classify.trunks.pretrained import (
@@ -524,7 +525,9 @@ class ClassifierTrainer(Trainer):
         self.tensors = Batches.of(plan.data.train)
 
     def on_train_start(self) -> None:
-        """Compute the stored features of augmented copies, if the recipe has copies."""
+        """Fold frozen batch norms; compute features of augmented copies, if the recipe has some."""
+        if self.frozen:
+            fold_frozen_norms(self.network.trunk)
         features = kept_features(self.plan, self.network, self.tensors.pixels)
         self.tensors = replace(self.tensors, features=features)
 

@@ -1,17 +1,21 @@
-"""Faster inference of a fixed trunk.
+"""Batch norms folded into the convolutions before them, and 1 × 1 convolutions as matrix products.
 
-Batch norms are folded into the convolutions before them, and 1 × 1 convolutions become matrix
-products.
+`fold_norms` and `multiply_pixels` are for the inference of a trunk that no longer changes,
+`fold_frozen_norms` for the training of one whose batch norms are frozen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from spineline.classify.trunks.depthwise import depthwise
+from spineline.classify.trunks.padding import FixedPaddingConv, convolved
 
 
 def fold_norms(trunk: nn.Module) -> None:
@@ -21,22 +25,78 @@ def fold_norms(trunk: nn.Module) -> None:
     convolution with the kernels times g. Results differ by rounding. Only consecutive pairs within
     one module are folded, as in EfficientNet.
     """
+    for parent, conv, name, norm in _pairs(trunk):
+        if not norm.training:
+            gain, bias = _gain_and_bias(conv, norm)
+            conv.weight = nn.Parameter(conv.weight * gain)
+            conv.bias = nn.Parameter(bias)
+            setattr(parent, name, norm.act)
+
+
+def _pairs(trunk: nn.Module) -> Iterator[tuple[nn.Module, nn.Conv2d, str, Any]]:
+    """Parent, convolution, name and batch norm, where a norm follows a convolution."""
     from timm.layers import BatchNormAct2d
 
     for parent in trunk.modules():
-        pairs: Any = list(pairwise(parent.named_children()))
-        for (_, before), (name, norm) in pairs:
-            if not isinstance(norm, BatchNormAct2d) or not isinstance(before, nn.Conv2d):
+        for (_, conv), (name, norm) in list(pairwise(parent.named_children())):
+            if not isinstance(norm, BatchNormAct2d) or not isinstance(conv, nn.Conv2d):
                 continue
-            if before.out_channels != norm.num_features or norm.training:
-                continue
-            gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            bias = norm.bias - norm.running_mean * gain
-            if before.bias is not None:
-                bias = bias + before.bias * gain
-            before.weight = nn.Parameter(before.weight * gain[:, None, None, None])
-            before.bias = nn.Parameter(bias)
-            setattr(parent, name, norm.act)
+            if conv.out_channels == norm.num_features:
+                yield parent, conv, name, norm
+
+
+def _gain_and_bias(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
+    """The factors (K, 1, 1, 1) of the kernels, and the biases (K,), of the folded convolution."""
+    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    bias = norm.bias - norm.running_mean * gain
+    if conv.bias is not None:
+        bias = bias + conv.bias * gain
+    return gain[:, None, None, None], bias
+
+
+class NormedConv(FixedPaddingConv):
+    """A convolution with the frozen batch norm that follows, in one step.
+
+    Attributes:
+        gain: (K, 1, 1, 1) factors of the kernels.
+        shift: (K,) biases.
+    """
+
+    gain: Tensor
+    shift: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, K, ceil(H / stride), ceil(W / stride)), normalised."""
+        own = self.groups == self.in_channels == self.out_channels
+        return convolved(
+            images, self.weight * self.gain, self.shift, self,
+            depthwise if own and self.weight.requires_grad else functional.conv2d,
+        )  # fmt: skip
+
+
+class _OnlyActivation(nn.Module):
+    """What a batch norm still does after [NormedConv][]; its numbers stay in the state."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Apply the activation."""
+        activated: Tensor = self.act(self.drop(images))
+        return activated
+
+
+def fold_frozen_norms(trunk: nn.Module) -> None:
+    """Fold timm's frozen batch norms in every pass, in place; convolutions before them may learn.
+
+    The state of the trunk keeps its names and numbers. Results differ by rounding.
+    """
+    for _, conv, _, norm in _pairs(trunk):
+        plain = type(conv) in {nn.Conv2d, FixedPaddingConv} and conv.padding_mode == "zeros"
+        if norm.weight.requires_grad or not plain or isinstance(conv.padding, str):
+            continue
+        conv.gain, conv.shift = (each.detach() for each in _gain_and_bias(conv, norm))
+        if not isinstance(conv, FixedPaddingConv):
+            down, right = conv.padding
+            conv.edges = (right, right, down, down)
+        conv.__class__, norm.__class__ = NormedConv, _OnlyActivation
 
 
 class PixelConv(nn.Conv2d):

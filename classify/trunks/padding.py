@@ -7,6 +7,7 @@ steps and arithmetic on sizes, where ONNX has a convolution with four paddings.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,13 +29,17 @@ class FixedPaddingConv(nn.Conv2d):
         if torch.onnx.is_in_onnx_export():
             exported: Tensor = _OnnxConv.apply(images, self.weight, self.bias, self)
             return exported
-        return _convolved(images, self.weight, self.bias, self)
+        return convolved(images, self.weight, self.bias, self)
 
 
-def _convolved(
-    images: Tensor, weight: Tensor, bias: Tensor | None, conv: FixedPaddingConv
+def convolved(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    conv: FixedPaddingConv,
+    convolve: Callable[..., Tensor] = functional.conv2d,
 ) -> Tensor:
-    """The padded convolution without a copy of the images.
+    """The padded convolution without a copy of the images, by ``convolve``.
 
     If the right and bottom edges are wider, the left and top edges are made as wide, and the
     kernels get leading zeros to compensate.
@@ -47,7 +52,7 @@ def _convolved(
             functional.pad(weight, (right - left, 0, bottom - top, 0)),
             (bottom, right),
         )
-    return functional.conv2d(images, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+    return convolve(images, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
 class _OnnxConv(torch.autograd.Function):
@@ -61,7 +66,7 @@ class _OnnxConv(torch.autograd.Function):
         bias: Tensor | None,
         conv: FixedPaddingConv,
     ) -> Tensor:
-        return _convolved(images, weight, bias, conv)
+        return convolved(images, weight, bias, conv)
 
     @staticmethod
     def symbolic(g: Any, images: Any, weight: Any, bias: Any, conv: FixedPaddingConv) -> Any:
