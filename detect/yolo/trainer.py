@@ -290,7 +290,7 @@ class SpineDetectionTrainer(DetectionTrainer):
             network.load_state_dict(parts.checkpoint["ema"].float().state_dict())
         elif parts.start is not None:
             take_over_yolo(network, parts.start)
-        if parts.bf16:
+        if self.device.type == "cpu":  # faster, in bfloat16 and in float32
             network.to(memory_format=torch.channels_last)
         self.model = network
         return parts.checkpoint
@@ -321,7 +321,7 @@ class SpineDetectionTrainer(DetectionTrainer):
             steps = [max(round(_SMALL * side / self.stride), 1) for side in images.shape[2:]]
             size_hw = [step * self.stride for step in steps]
             images = functional.interpolate(images, size_hw, mode="bilinear", antialias=True)
-        if self.parts.bf16:
+        if self.device.type == "cpu":
             images = images.contiguous(memory_format=torch.channels_last)
         prepared["img"] = images
         return prepared
