@@ -690,7 +690,8 @@ def _member_logits(
 def kept_features(plan: ClassifierPlan, network: Network, pixels: Tensor) -> Tensor | None:
     """Features of ``copies`` augmented copies of the training crops, (copies, N, F) on the CPU.
 
-    None if the recipe wants fresh copies, or if the trunk learns. The seed determines the copies.
+    There are no more copies than epochs, because an epoch shows each crop once. None if the recipe
+    wants fresh copies, or if the trunk learns. The seed determines the copies.
     """
     recipe = plan.recipe
     if not recipe.copies:
@@ -698,17 +699,18 @@ def kept_features(plan: ClassifierPlan, network: Network, pixels: Tensor) -> Ten
     if recipe.trunk_learns:
         LOG.warning("copies=%d: not applied, the trunk of %s learns", recipe.copies, recipe.model)
         return None
+    copies = recipe.copies if recipe.fit == "logistic" else min(recipe.copies, recipe.epochs)
     network.trunk.eval()
     found: list[Tensor] = []
     with torch.no_grad():
-        for copy in range(recipe.copies):
+        for copy in range(copies):
             generator = torch.Generator().manual_seed(_copy_seed(plan.seed, copy))
             parts = [
                 network.features(augment(part, recipe, generator, plan.device)).float().cpu()
                 for part in pixels.split(256)
             ]
             found.append(torch.cat(parts))
-            LOG.info("augmented copies: %d of %d", copy + 1, recipe.copies)
+            LOG.info("augmented copies: %d of %d", copy + 1, copies)
     return torch.stack(found)
 
 

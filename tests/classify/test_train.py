@@ -103,6 +103,16 @@ def test_a_tiny_network_learns(trained: Path) -> None:
     assert metrics["seven"]["macro_f1"] == pytest.approx(max(scores), abs=1e-5)
 
 
+@pytest.mark.parametrize(("epochs", "copies"), [(2, 2), (9, 3)])
+def test_no_more_copies_than_epochs(
+    epochs: int, copies: int, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run(hyp="lumbar", model="gradients", epochs=epochs, copies=3, components=4, hidden=4)
+    made = [text for text in caplog.messages if text.startswith("augmented copies")]
+    assert made[-1] == f"augmented copies: {copies} of {copies}"
+
+
 def test_the_run_folder_is_whole(trained: Path) -> None:
     names = {p.relative_to(trained).as_posix() for p in trained.rglob("*") if p.is_file()}
     assert names == {
