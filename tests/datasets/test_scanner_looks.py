@@ -23,6 +23,14 @@ def test_window_is_a_line_between_black_and_white() -> None:
     np.testing.assert_allclose(looks.window(FRAME, 0.2, 0.7), expected, atol=0.51)
 
 
+@pytest.mark.parametrize("percent", [0.0, 37.5, 99.5, 100.0])
+def test_percentiles_are_those_of_numpy(percent: float) -> None:
+    rng = np.random.default_rng(1)
+    for count in (1, 2, *rng.integers(3, 3000, 300).tolist()):
+        image = rng.gamma(2, 30, count).clip(0, 255).astype(np.uint8)
+        assert looks._percentile(image, percent) == float(np.percentile(image, percent))
+
+
 def test_shading_keeps_the_signal_at_the_coil_and_takes_it_far_away() -> None:
     flat = np.full((100, 100), 200, dtype=np.uint8)
     shaded = looks.coil_shading(flat, (1.0, 0.5), 0.3, 0.25)
