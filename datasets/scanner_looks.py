@@ -186,7 +186,7 @@ def _between(low: float, high: float, share: float) -> int:
     return int(low + share * (high - low))
 
 
-def _mapped(image: PixelArray, shares: Float32Array) -> PixelArray:
+def _mapped(image: PixelArray, shares: Float32Array | FloatArray) -> PixelArray:
     """Replace each of the 256 grey values by a fraction of 255."""
     import cv2
 

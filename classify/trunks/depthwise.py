@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv2d_input
 
 _LEAST_KERNEL = 5
 _LARGEST_MAP = 64  # pixels of the output
@@ -78,7 +79,7 @@ class _Depthwise(torch.autograd.Function):
         images, weight = ctx.saved_tensors
         of_images = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_images = torch.nn.grad.conv2d_input(
+            of_images = conv2d_input(
                 images.shape, weight, gradient, ctx.stride, ctx.padding, 1, len(weight)
             )
         if ctx.needs_input_grad[1]:

@@ -77,6 +77,9 @@ class NormedConv(FixedPaddingConv):
 class _OnlyActivation(nn.Module):
     """What a batch norm still does after [NormedConv][]; its numbers stay in the state."""
 
+    drop: nn.Module
+    act: nn.Module
+
     def forward(self, images: Tensor) -> Tensor:
         """Apply the activation."""
         activated: Tensor = self.act(self.drop(images))
@@ -92,11 +95,12 @@ def fold_frozen_norms(trunk: nn.Module) -> None:
         plain = type(conv) in {nn.Conv2d, FixedPaddingConv} and conv.padding_mode == "zeros"
         if norm.weight.requires_grad or not plain or isinstance(conv.padding, str):
             continue
-        conv.gain, conv.shift = (each.detach() for each in _gain_and_bias(conv, norm))
+        folded: Any = conv
+        folded.gain, folded.shift = (each.detach() for each in _gain_and_bias(conv, norm))
         if not isinstance(conv, FixedPaddingConv):
             down, right = conv.padding
-            conv.edges = (right, right, down, down)
-        conv.__class__, norm.__class__ = NormedConv, _OnlyActivation
+            folded.edges = (right, right, down, down)
+        folded.__class__, norm.__class__ = NormedConv, _OnlyActivation
 
 
 class PixelConv(nn.Conv2d):
