@@ -378,6 +378,7 @@ def _header(
     suppressed = ("FAT_SAT",) if selective in ("FAT", "FAT_AND_WATER") else ()
     location, _ = _floats(dataset, "SliceLocation")
     texts = [_text(dataset, k) for k in ("SeriesDescription", "ProtocolName", "SequenceName")]
+    texts[2] = texts[2].lstrip("*")  # of Siemens' *tse2d1, which after a T2 would read as T2*
     return SliceHeader(
         path=path,
         study_uid=_text(dataset, "StudyInstanceUID"),

@@ -401,6 +401,13 @@ def test_an_mr_file_of_frames_without_descriptions_is_warned_of(write_dicom: Wri
     ]
 
 
+def test_the_asterisk_of_a_siemens_sequence_makes_no_t2_star(write_dicom: WriteDicom) -> None:
+    for n in range(3):
+        path = write_dicom(f"s/{n}", index=n, SeriesDescription="SAG T2", SequenceName="*tse2d1_15")
+    (study,) = scan(path.parent)
+    assert choose_slice(study).warnings == ()
+
+
 def test_enhanced_files_of_one_frame_with_series_uids_of_their_own(write_dicom: WriteDicom) -> None:
     path = enhanced(write_dicom, frames=1)
     dataset = pydicom.dcmread(path)
