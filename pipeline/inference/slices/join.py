@@ -42,6 +42,7 @@ from spineline.pipeline.inference.decode import DecodedSpine
 from spineline.pipeline.inference.naming import SHIFTS, Naming, Rival, softmax
 from spineline.pipeline.inference.results import SlicesSeen
 from spineline.pipeline.inference.sources import Frame, Surroundings, Unread, read_beside
+from spineline.pipeline.inference.suitability import contrast_along
 from spineline.pipeline.inference.warnings import warning
 
 _LEAST_MATCHES = 3  # structures at one place, to compare two namings
@@ -101,7 +102,13 @@ class Joined:
 
 
 def look_around(
-    frame: Frame, spine: DecodedSpine, find: Finder, *, sure: float, read: Finder | None = None
+    frame: Frame,
+    spine: DecodedSpine,
+    find: Finder,
+    *,
+    sure: float,
+    read: Finder | None = None,
+    contrast: float | None = None,
 ) -> Joined:
     """Analyse the surroundings of a frame, and join the findings.
 
@@ -112,10 +119,12 @@ def look_around(
         sure: a naming with a lower probability leaves a doubt.
         read: reads the levels of an image along a spine found in another; None without a level
             reader: the detector then runs on all slices.
+        contrast: of equally suited series, those with a canal at least as bright are preferred, see
+            [spineline.pipeline.inference.suitability.contrast_along][]; None prefers none.
     """
     if frame.around is None:
         return Joined(frame, spine)
-    first, others = _best_series(SliceLook(frame, spine), find)
+    first, others = _best_series(SliceLook(frame, spine), find, contrast)
     around = first.frame.around or Surroundings()
     near, notes = _read(first.frame, around.near)
     looks = [first, *others, *_glances(first, near, find, read)]
@@ -179,13 +188,15 @@ def rungs_lower(one: SliceLook, other: SliceLook) -> int | None:
     return round(float(np.median(ranks)) / SEGMENT_RANKS)
 
 
-def _best_series(first: SliceLook, find: Finder) -> tuple[SliceLook, list[SliceLook]]:
+def _best_series(
+    first: SliceLook, find: Finder, contrast: float | None
+) -> tuple[SliceLook, list[SliceLook]]:
     """The better of equally suited series, by their middle slices, and the others."""
     around = first.frame.around
     if around is None or not around.rivals:
         return first, []
     rivals = [SliceLook(frame, find(image=frame.image)) for frame in around.rivals]
-    best = _best([first, *rivals], first)
+    best = _best(_with_bright_canal([first, *rivals], contrast), first)
     others = [replace(each, role="series") for each in (first, *rivals) if each is not best]
     notes = [note for note in first.frame.notes[1:] if not _is_of(note, best.frame)]
     wording = "also read, as equally suited: {series.shown}; {found} levels there, {kept} here"
@@ -198,6 +209,18 @@ def _best_series(first: SliceLook, find: Finder) -> tuple[SliceLook, list[SliceL
     warnings = tuple(each for each in best.frame.warnings if each not in around.tie)
     frame = replace(best.frame, notes=(*best.frame.notes[:1], *notes), warnings=warnings)
     return replace(best, frame=frame), others
+
+
+def _with_bright_canal(looks: Sequence[SliceLook], least: float | None) -> list[SliceLook]:
+    """The looks with at least that contrast of the canal; all if none has it."""
+    bright = [
+        look
+        for look in looks
+        if least is not None
+        and (found := contrast_along(look.frame.image, look.spine.structures)) is not None
+        and found >= least
+    ]
+    return bright or list(looks)
 
 
 def _glances(

@@ -579,6 +579,17 @@ def test_of_the_stations_of_a_whole_spine_the_lowest_is_taken_and_told() -> None
     assert choice.alternatives == ()
 
 
+@pytest.mark.parametrize(("aside", "chosen"), [(0.0, "2"), (90.0, "1")], ids=["column", "aside"])
+def test_stations_may_have_frames_of_reference_of_their_own(aside: float, chosen: str) -> None:
+    stations = [
+        make_series(uid=uid, position=(0.0, y, z), count=count, frame_of_reference_uid=f"9.{uid}")
+        for uid, y, z, count in (("1", aside, 450.0, 9), ("2", 0.0, 150.0, 7))
+    ]
+    choice = choose(*stations)
+    assert choice.series.series_uid == chosen
+    assert ("the lowest of 2 stations" in str(choice.warnings)) == (chosen == "2")
+
+
 def test_stations_within_one_series_are_stacks_of_their_own() -> None:
     slices = [
         make_series(count=1, position=(-4.0 * n, 0.0, z), instance_uid=f"{z}/{n}").slices[0]

@@ -258,6 +258,20 @@ def test_of_equally_suited_series_the_better_is_kept(better: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("contrasts", "kept"), [((-0.3, 0.3), "other"), ((-0.3, -0.4), "t2")])
+def test_of_equally_suited_series_one_with_a_bright_canal_is_kept(
+    monkeypatch: pytest.MonkeyPatch, contrasts: tuple[float, float], kept: str
+) -> None:
+    left = list(contrasts)
+    monkeypatch.setattr(join, "contrast_along", lambda *_: left.pop(0))
+    eyes = Eyes(spine(), spine([2, 3, 4, 5, 6]))
+    rival = frame(1, 2, Surroundings(), series="other")
+    first = frame(0, 4, Surroundings(rivals=(rival,)))
+    joined = look_around(first, eyes(image=first.image), eyes, sure=0.9, contrast=-0.05)
+    assert joined.frame.header is not None
+    assert joined.frame.header.series_uid == kept
+
+
 def test_pooled_probabilities_by_hand() -> None:
     """Of two shares of one hypothesis the mean of the logs counts, scaled to add up to 1."""
     first = Naming(0.6, tuple(map(Rival, SHIFTS, (0.05, 0.05, 0.25, 0.05))))
