@@ -32,7 +32,8 @@ _CLEAR_CANAL, _EVEN_CANAL, _BRIGHT_CANAL = 1.2, 0.35, 0.4
 _SUPPRESSED_SCORE = -1.2
 _SUPPRESSED_FAT = 0.6
 _T1_CANAL, _T1_FAT = 0.95, 1.8
-_DARK_FAT, _RATIO_OF_PLAIN_FAT = 0.35, 2.0
+_DARK_FAT, _PLAIN_FAT, _RATIO_OF_PLAIN_FAT = 0.35, 0.4, 2.0
+_RATIO_OF_MARROW = 2.0  # of T1 to T2
 _RATIO_OF_FAT_TO_WATER = 3.0
 _WATER_FAT, _NEARLY_AS_DARK = 0.5, 1.5
 
@@ -126,15 +127,17 @@ class PlaceLook:
     fat: float
     marrow: float
 
-    @property
-    def is_like_t1(self) -> bool:
-        """Whether fat is by far brighter than the canal, as in T1 and in fat images."""
-        return self.fat >= _T1_FAT
+    def is_like_t1(self, others: Sequence[PlaceLook | None]) -> bool:
+        """Whether fat is far brighter than the canal, and marrow brighter than in another image."""
+        plain = (each.marrow for each in others if each is not None and each.fat < _T1_FAT)
+        return self.fat >= _T1_FAT and self.marrow >= _RATIO_OF_MARROW * min(plain, default=np.inf)
 
     def has_suppressed_fat(self, others: Sequence[PlaceLook | None]) -> bool:
-        """Whether fat is much darker than in another T2 image of the place."""
-        plain = (each.fat for each in others if each is not None and not each.is_like_t1)
-        return self.fat <= _DARK_FAT and max(plain, default=0.0) >= _RATIO_OF_PLAIN_FAT * self.fat
+        """Whether fat is much darker than in another T2 image of the place that shows it."""
+        plain = (each.fat for each in others if each is not None and each.fat < _T1_FAT)
+        brightest = max(plain, default=0.0)
+        is_shown = brightest >= _PLAIN_FAT
+        return is_shown and self.fat <= min(_DARK_FAT, brightest / _RATIO_OF_PLAIN_FAT)
 
 
 def look_at_one_place(

@@ -207,12 +207,14 @@ class _Stack:
         slices: sorted along the normal.
         part: which image of a Dixon scan they are.
         seen: demerits from the pixels, and from the stack's place among others.
+        is_compared: whether its contrast was compared with that of other stacks of its place.
     """
 
     series: Series
     slices: tuple[SliceHeader, ...]
     part: DixonPart | None = None
     seen: tuple[Demerit, ...] = ()
+    is_compared: bool = False
 
     @property
     def first(self) -> SliceHeader:
@@ -579,12 +581,11 @@ def _compared(ordered: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
             continue
         spacing = _spacing_upright(ordered[places[0]].first)
         looks = look_at_one_place([image for _, image in shown], spacing)
-        plain = [look is not None and not look.is_like_t1 for look in looks]
         for (n, _), look in zip(shown, looks, strict=True):
             if look is not None:
-                is_t1 = look.is_like_t1 and any(plain)
-                fat_is_dark = look.has_suppressed_fat(looks)
-                result[n] = _with_look(ordered[n], fat_is_dark=fat_is_dark, is_like_t1=is_t1)
+                fat_is_dark, is_t1 = look.has_suppressed_fat(looks), look.is_like_t1(looks)
+                stack = _with_look(ordered[n], fat_is_dark=fat_is_dark, is_like_t1=is_t1)
+                result[n] = replace(stack, is_compared=True)
     return result
 
 
@@ -602,12 +603,13 @@ def _with_look(stack: _Stack, *, fat_is_dark: bool, is_like_t1: bool) -> _Stack:
 def _seen(stack: _Stack, read: ReadImage) -> _Stack:
     """A stack with the fat suppression and contrast that its middle slice shows."""
     asks_fat = stack.part is None and fat_suppression(stack.first) is None
-    asks_contrast = weighting(stack.first) == "unknown"
+    asks_contrast = weighting(stack.first) == "unknown" and not stack.is_compared
     image = _image_of(stack, read) if asks_fat or asks_contrast else None
     look = None if image is None else look_at_sagittal(image, _spacing_upright(stack.first))
     if look is None:
         return stack
-    return _with_look(stack, fat_is_dark=look.has_suppressed_fat, is_like_t1=look.is_like_t1)
+    is_t1 = asks_contrast and look.is_like_t1
+    return _with_look(stack, fat_is_dark=look.has_suppressed_fat, is_like_t1=is_t1)
 
 
 def _spacing_upright(header: SliceHeader) -> tuple[float, float] | None:

@@ -31,6 +31,7 @@ from spineline.datasets.common.arrays import FloatArray, PixelArray
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.remarks import Remark, SeriesText, remark
 from spineline.datasets.dicom.geometry import patient_to_pixel
+from spineline.datasets.dicom.kinds import weighting
 from spineline.datasets.dicom.select import shares_coordinates
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.candidates import (
@@ -48,6 +49,7 @@ from spineline.pipeline.inference.warnings import warning
 _LEAST_MATCHES = 3  # structures at one place, to compare two namings
 _MARGIN = 3.0  # of the score: so much better a slice beside the middle one must be
 _POOR = 36.0  # the score of a chain that leaves a doubt; sound ones have 45 to 60
+_LESS_CONTRAST = 0.05  # of the canal, between images of one contrast
 _SOUND = 0.5  # of the best score: a chain whose names are worth a warning
 _LEAST_SHARE = 1e-9  # keeps logs finite
 
@@ -120,7 +122,8 @@ def look_around(
         read: reads the levels of an image along a spine found in another; None without a level
             reader: the detector then runs on all slices.
         contrast: of equally suited series, those with a canal at least as bright are preferred, see
-            [spineline.pipeline.inference.suitability.contrast_along][]; None prefers none.
+            [spineline.pipeline.inference.suitability.contrast_along][], or those with the brightest
+            canal if no header states a weighting; None prefers none.
     """
     if frame.around is None:
         return Joined(frame, spine)
@@ -212,13 +215,20 @@ def _best_series(
 
 
 def _with_bright_canal(looks: Sequence[SliceLook], least: float | None) -> list[SliceLook]:
-    """The looks with at least that contrast of the canal; all if none has it."""
+    """The looks with at least that contrast of the canal; all if none has it.
+
+    If no header states a weighting, only those with nearly the greatest contrast.
+    """
+    if least is None:
+        return list(looks)
+    found = [contrast_along(look.frame.image, look.spine.structures) for look in looks]
+    headers = [look.frame.header for look in looks]
+    if all(header is not None and weighting(header) == "unknown" for header in headers):
+        least = max((each for each in found if each is not None), default=0.0) - _LESS_CONTRAST
     bright = [
         look
-        for look in looks
-        if least is not None
-        and (found := contrast_along(look.frame.image, look.spine.structures)) is not None
-        and found >= least
+        for look, contrast in zip(looks, found, strict=True)
+        if contrast is not None and contrast >= least
     ]
     return bright or list(looks)
 

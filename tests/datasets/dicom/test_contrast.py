@@ -133,9 +133,10 @@ def test_images_of_one_place_are_compared_along_one_canal() -> None:
     assert plain is not None
     assert t1 is not None
     assert dark is not None
-    assert [look.is_like_t1 for look in (plain, t1, dark)] == [False, True, False]
+    assert [look.is_like_t1(looks) for look in (plain, t1, dark)] == [False, True, False]
     assert [look.has_suppressed_fat(looks) for look in (plain, t1, dark)] == [False, False, True]
     assert not dark.has_suppressed_fat([dark, t1])  # nothing to compare with
+    assert not t1.is_like_t1([t1, None])
     assert look_at_one_place([T2, np.zeros_like(T2)], SPACING) == (None, None)
 
 
