@@ -574,7 +574,7 @@ def _compared(ordered: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
         if _penalty(stack) == best:
             groups.setdefault(_geometry_of(stack), []).append(n)
     result = list(ordered)
-    for places in groups.values():
+    for places in (each for each in groups.values() if len(each) > 1):
         images = [_image_of(ordered[n], read) for n in places[:_LOOKS]]
         shown = [(n, i) for n, i in zip(places, images, strict=False) if i is not None]
         if len(shown) < 2 or len({image.shape for _, image in shown}) > 1:
