@@ -9,7 +9,7 @@ not windowed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -28,11 +28,14 @@ _MUSCLE_MM = 9.0  # behind the middle of the canal, where muscle begins
 _SKIN_MM = 24.0  # depth under the skin of the back in which fat is searched
 _LEAST = 0.02  # lowest brightness, as a fraction of its range; darker values count as this
 
-_CLEAR_CANAL, _EVEN_CANAL = 1.2, 0.35
+_CLEAR_CANAL, _EVEN_CANAL, _BRIGHT_CANAL = 1.2, 0.35, 0.4
 _SUPPRESSED_SCORE = -1.2
 _SUPPRESSED_FAT = 0.6
 _T1_CANAL, _T1_FAT = 0.95, 1.8
+_DARK_FAT, _PLAIN_FAT, _RATIO_OF_PLAIN_FAT = 0.35, 0.4, 2.0
+_RATIO_OF_MARROW = 2.0  # of T1 to T2
 _RATIO_OF_FAT_TO_WATER = 3.0
+_WATER_FAT, _NEARLY_AS_DARK = 0.5, 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,38 +115,113 @@ def look_at_sagittal(
     )
 
 
-def dixon_parts(
-    images: Sequence[Float32Array], spacing_rc_mm: tuple[float, float] | None = None
-) -> tuple[DixonPart | None, ...]:
-    """Identify images of a Dixon scan by comparing their brightness at the same places.
+@dataclass(frozen=True, slots=True)
+class PlaceLook:
+    """Brightness of one of several images of the same place, along the one canal of all.
 
-    Water has the lowest ratio of fat to canal, and fat the highest. Of the other two, the one with
-    the brighter marrow is in phase. Only clear cases are named.
+    Attributes:
+        fat: greatest brightness under the skin of the back, relative to the canal's.
+        marrow: brightness of vertebrae (and discs), relative to the canal's.
+    """
+
+    fat: float
+    marrow: float
+
+    def is_like_t1(self, others: Sequence[PlaceLook | None]) -> bool:
+        """Whether fat is far brighter than the canal, and marrow brighter than in another image."""
+        plain = (each.marrow for each in others if each is not None and each.fat < _T1_FAT)
+        return self.fat >= _T1_FAT and self.marrow >= _RATIO_OF_MARROW * min(plain, default=np.inf)
+
+    def has_suppressed_fat(self, others: Sequence[PlaceLook | None]) -> bool:
+        """Whether fat is much darker than in another T2 image of the place that shows it."""
+        plain = (each.fat for each in others if each is not None and each.fat < _T1_FAT)
+        brightest = max(plain, default=0.0)
+        is_shown = brightest >= _PLAIN_FAT
+        return is_shown and self.fat <= min(_DARK_FAT, brightest / _RATIO_OF_PLAIN_FAT)
+
+
+def look_at_one_place(
+    images: Sequence[Float32Array], spacing_rc_mm: tuple[float, float] | None = None
+) -> tuple[PlaceLook | None, ...]:
+    """Measure images of one place along the canal of the one that shows it best.
 
     Args:
         images: (rows, columns) each, of one slice position and size, in standard orientation.
         spacing_rc_mm: between rows and columns.
+
+    Returns:
+        A look for each image that shows something, if at least two do; else only None.
     """
     grids = [_on_grid(image, spacing_rc_mm) for image in images]
-    found = [(n, grid, _canal(grid)) for n, grid in enumerate(grids) if grid is not None]
-    paths = [path for _, _, path in found if path is not None]
+    paths = [path for grid in grids if grid is not None and (path := _even_canal(grid)) is not None]
+    if sum(grid is not None for grid in grids) < 2 or not paths:
+        return (None,) * len(images)
+    looks = [[None if grid is None else _at(grid, path) for grid in grids] for path in paths]
+    return tuple(max(looks, key=_disparity))
+
+
+def _even_canal(values: Float32Array) -> _Path | None:
+    """The canal, unless it is dark, or a row of bright spots."""
+    path = _canal(values)
+    if path is None:
+        return None
+    canal, *_ = _along(values, path)
+    middle = float(np.median(canal))
+    is_even = np.percentile(canal, 20) >= _EVEN_CANAL * middle
+    return path if is_even and middle >= _BRIGHT_CANAL else None
+
+
+def _at(values: Float32Array, path: _Path) -> PlaceLook:
+    canal, marrow, _, fat = (float(np.median(each)) for each in _along(values, path))
+    canal = max(canal, _LEAST)
+    return PlaceLook(fat / canal, marrow / canal)
+
+
+def _disparity(looks: Iterable[PlaceLook | None]) -> float:
+    """How much images differ along a path; most along the canal, where fluid is, less elsewhere."""
+    fat = [max(look.fat, _LEAST) for look in looks if look is not None]
+    return max(fat) / min(fat)
+
+
+def dixon_parts(
+    images: Sequence[Float32Array],
+    spacing_rc_mm: tuple[float, float] | None = None,
+    *,
+    least_fat: float = _T1_FAT,
+) -> tuple[DixonPart | None, ...]:
+    """Identify images of a Dixon scan by comparing their brightness at the same places.
+
+    Water has the lowest ratio of fat to canal, and fat the highest. Of the others, those with
+    brighter marrow than water are in phase. If several are as dark in their fat as water, they are
+    out of phase, with darker marrow. Only clear cases are named.
+
+    Args:
+        images: (rows, columns) each, of one slice position and size, in standard orientation.
+        spacing_rc_mm: between rows and columns.
+        least_fat: lowest ratio of fat to canal in a fat image.
+    """
+    looks = look_at_one_place(images, spacing_rc_mm)
+    known = {n: look for n, look in enumerate(looks) if look is not None}
     parts: list[DixonPart | None] = [None] * len(images)
-    if len(paths) < 2:
+    if len(known) < 2:
         return tuple(parts)
-    path = max(paths, key=lambda each: each.contrast)
-    ratio: dict[int, float] = {}
-    marrow: dict[int, float] = {}
-    for n, grid, _ in found:
-        canal, in_front, _, fat = _along(grid, path)
-        ratio[n] = float(np.median(fat) / max(float(np.median(canal)), _LEAST))
-        marrow[n] = float(np.median(in_front) * np.ptp(images[n]))
-    water, fat_image = min(ratio, key=lambda n: ratio[n]), max(ratio, key=lambda n: ratio[n])
-    if ratio[fat_image] < _RATIO_OF_FAT_TO_WATER * ratio[water]:
+    darkest, brightest = (pick(known, key=lambda n: known[n].fat) for pick in (min, max))
+    least = known[darkest].fat
+    if known[brightest].fat < _RATIO_OF_FAT_TO_WATER * least:
         return tuple(parts)
-    parts[water], parts[fat_image] = "water", "fat"
-    rest = sorted((n for n in marrow if parts[n] is None), key=lambda n: -marrow[n])
-    if len(rest) == 2:
-        parts[rest[0]], parts[rest[1]] = "in-phase", "opposed-phase"
+    dark = [n for n in known if known[n].fat <= _NEARLY_AS_DARK * least]
+    water = max(dark, key=lambda n: known[n].marrow)
+    rest = {n: known[n].marrow for n in known}
+    if known[brightest].fat >= least_fat:
+        parts[brightest] = "fat"
+        del rest[brightest]
+    if least <= _WATER_FAT:
+        parts[water] = "water"
+        del rest[water]
+    in_phase = max(rest, key=lambda n: rest[n], default=None)
+    for n, marrow in rest.items():
+        is_bright = n == in_phase and (parts[water] is None or marrow > known[water].marrow)
+        parts[n] = "in-phase" if is_bright else "opposed-phase"
     return tuple(parts)
 
 

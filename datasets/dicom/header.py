@@ -41,7 +41,7 @@ _KEYWORDS = (
     "SliceLocation", "FrameOfReferenceUID", "AcquisitionContrast", "PixelSpacing", "Rows",
     "Columns",
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
-    "SharedFunctionalGroupsSequence",
+    "ComplexImageComponent", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 _TAGS = [tag_for_keyword(keyword) for keyword in _KEYWORDS]
@@ -66,7 +66,8 @@ class SliceHeader:
         frame: index in a multi-frame file, None in a file of one image.
         frames: number of frames in the file.
         samples: samples per pixel: 1 grey, 3 colour.
-        image_type: such as ``("ORIGINAL", "PRIMARY", "M")``; for a frame its own FrameType.
+        image_type: such as ``("ORIGINAL", "PRIMARY", "M")``; for a frame its own FrameType. The
+            ComplexImageComponent follows, if it is not the magnitude.
         words: upper-case text about the kind of scan (description, protocol, sequence).
         scan_options: upper-case DICOM scan options, and ``FAT_SAT`` if a frame states it.
         acquisition_contrast: contrast in enhanced files, such as ``T2``.
@@ -315,7 +316,9 @@ def _checked(dataset: Dataset) -> tuple[int, int, str, str]:
             "Columns": columns,
         }
         absent = ", ".join(name for name, value in wanted.items() if value in (None, ""))
-        reason = f"header has no {absent}; the file may be cut short"
+        cut = rows is None or columns is None
+        why = "the file may be cut short" if cut else "a tool may have removed it: export it again"
+        reason = f"header has no {absent}; {why}"
         raise HeaderRejected(reason, "damaged", study)
     if rows < 1 or columns < 1:
         raise HeaderRejected(f"Rows x Columns is {rows} x {columns}", "damaged", study)
@@ -377,7 +380,11 @@ def _header(
     selective = _text(*place("SpectrallySelectedSuppression")).upper()
     suppressed = ("FAT_SAT",) if selective in ("FAT", "FAT_AND_WATER") else ()
     location, _ = _floats(dataset, "SliceLocation")
+    component = _text(*place("ComplexImageComponent")).upper()
+    parts = (component,) if component in ("PHASE", "REAL", "IMAGINARY") else ()
+    types = _texts(*(place("FrameType", "ImageType") if frame else (dataset, "ImageType")))
     texts = [_text(dataset, k) for k in ("SeriesDescription", "ProtocolName", "SequenceName")]
+    texts[2] = texts[2].lstrip("*")  # of Siemens' *tse2d1, which after a T2 would read as T2*
     return SliceHeader(
         path=path,
         study_uid=_text(dataset, "StudyInstanceUID"),
@@ -399,7 +406,7 @@ def _header(
         samples=integer_of(dataset, "SamplesPerPixel") or 1,
         frame=frame[0] if frame else None,
         frames=frame[1] if frame else 1,
-        image_type=_texts(*(place("FrameType", "ImageType") if frame else (dataset, "ImageType"))),
+        image_type=(*types, *parts) if len(types) > 1 else types,
         sop_class_uid=_text(dataset, "SOPClassUID"),
         words=" ".join(text for text in texts if text).upper(),
         scan_options=(*_texts(dataset, "ScanOptions"), *suppressed),

@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -386,7 +386,8 @@ def group(
     folders |= _folders_of_lost(rejections, folders)
     base = _base(folders, source)
     names = _names(folders, source, base)
-    by_study, loose = _rejections_by_study(rejections, folders, names, source)
+    homes = _homes(paths, folders, names)
+    by_study, loose = _rejections_by_study(rejections, folders, homes, source)
     failed = _failed_studies(_beside(loose, folders, by_study, source, base), names, source, base)
     studies = [
         StudyGroup(uid, names[uid], folders[uid], tuple(paths.get(uid, ())), tuple(by_study[uid]))
@@ -440,18 +441,33 @@ def _counts(names: Mapping[str, str]) -> Counter[str]:
     return Counter(name.lower() for name in names.values())
 
 
+def _homes(
+    paths: Mapping[str, Iterable[str]], folders: Mapping[str, Path], names: Mapping[str, str]
+) -> dict[Path, str]:
+    """The study of each folder: one with files in it, else one that has the folder to itself.
+
+    Below the folder of a study may lie others, as when studies of several patients have one UID.
+    """
+    around = {parent for folder in set(folders.values()) for parent in folder.parents}
+    homes: dict[Path, str] = {}
+    for uid in sorted(folders, key=lambda uid: names[uid]):
+        for folder in sorted({os.path.dirname(path) for path in paths.get(uid, ())}):  # noqa: PTH120
+            homes.setdefault(Path(folder), uid)
+    for uid in sorted(folders, key=lambda uid: names[uid]):
+        if folders[uid] not in around:
+            homes.setdefault(folders[uid], uid)
+    return homes
+
+
 def _rejections_by_study(
     rejections: Sequence[Rejection],
     folders: Mapping[str, Path],
-    names: Mapping[str, str],
+    study_of: Mapping[Path, str],
     source: Path,
 ) -> tuple[dict[str, list[Rejection]], list[Rejection]]:
     """Assign rejections to their study, else to the study of the nearest folder; or leave them."""
     by_study: dict[str, list[Rejection]] = {uid: [] for uid in folders}
     loose: list[Rejection] = []
-    study_of: dict[Path, str] = {}
-    for uid in sorted(folders, key=lambda uid: names[uid]):
-        study_of.setdefault(folders[uid], uid)
     for rejection in rejections:
         around = (rejection.path, *rejection.path.parents)
         owner = next((study_of[folder] for folder in around if folder in study_of), None)
@@ -532,20 +548,26 @@ def series_of(headers: Sequence[SliceHeader]) -> tuple[Series, ...]:
 
     Some scanners export every slice with a series UID of its own. Slices that share everything else
     that a series has in common then form one series, named by the UID of its first slice. Of three
-    or more, numbers in descriptions, series numbers, and fractions of echo times may differ.
+    or more, numbers in descriptions, series numbers, and fractions of echo times may differ. So may
+    the frames of reference, if they repeat no more than the series UIDs.
     """
     grouped: dict[str, list[SliceHeader]] = {}
     for header in headers:
         grouped.setdefault(header.series_uid, []).append(header)
     series = [slices for slices in grouped.values() if len(slices) > 1]
     alone = [slices[0] for slices in grouped.values() if len(slices) == 1]
-    for exactly, least in ((True, 2), (False, 3)):
+    for exactly, framed, least in ((True, True, 2), (False, True, 3), (True, False, 3),
+                                   (False, False, 3)):  # fmt: skip
         alike: dict[object, list[SliceHeader]] = {}
         for header in alone:
-            shared = _shared_by_slices(header, exactly=exactly) or header.series_uid
+            shared = _shared_by_slices(header, exactly=exactly, framed=framed) or header.series_uid
             alike.setdefault(shared, []).append(header)
-        joined = [each for each in alike.values() if len(each) >= least and _are_distinct(each)]
-        series += joined
+        joined = [
+            each
+            for each in alike.values()
+            if len(each) >= least and _are_distinct(each) and (framed or _have_own_frames(each))
+        ]
+        series += joined if framed else map(_without_frames, joined)
         taken = {header.series_uid for slices in joined for header in slices}
         alone = [header for header in alone if header.series_uid not in taken]
     found = [_series(slices) for slices in (*series, *([header] for header in alone))]
@@ -554,8 +576,18 @@ def series_of(headers: Sequence[SliceHeader]) -> tuple[Series, ...]:
 
 def _are_distinct(slices: Sequence[SliceHeader]) -> bool:
     """Whether no two slices have the same place, or no two have the same number."""
-    places = {header.position for header in slices}
+    places = {(header.position, header.location_mm) for header in slices}
     return len(slices) in (len(places), len({header.instance_number for header in slices}))
+
+
+def _have_own_frames(slices: Sequence[SliceHeader]) -> bool:
+    """Whether every slice has a frame of reference of its own."""
+    return len({header.frame_of_reference_uid for header in slices}) == len(slices)
+
+
+def _without_frames(slices: Sequence[SliceHeader]) -> list[SliceHeader]:
+    """The slices without frames of reference, so that they share their coordinates."""
+    return [replace(header, frame_of_reference_uid="") for header in slices]
 
 
 def _series(slices: Sequence[SliceHeader]) -> Series:
@@ -563,21 +595,23 @@ def _series(slices: Sequence[SliceHeader]) -> Series:
     return Series(ordered[0].series_uid, ordered[0].series_description, ordered)
 
 
-def _shared_by_slices(header: SliceHeader, *, exactly: bool) -> object | None:
+def _shared_by_slices(header: SliceHeader, *, exactly: bool, framed: bool) -> object | None:
     """Values that the slices of one series share besides its UID; None if too few are stated."""
     words, echo = header.words, header.echo_time_ms
-    told = header.series_number is not None or header.words
-    if header.frames > 1 or header.orientation is None or not (told and header.position):
+    if header.frames > 1 or (header.series_number, words, echo) == (None, "", None):
         return None
+    rounded = [
+        None if values is None else tuple(round(value, 3) for value in values)
+        for values in (header.orientation, header.spacing_rc_mm)
+    ]
     return (
         header.series_number if exactly else None,
         words if exactly else _NUMBER.sub("", words),
         header.modality,
         header.image_type,
         echo if exactly or echo is None else round(echo),
-        header.frame_of_reference_uid,
-        tuple(round(value, 3) for value in header.orientation),
-        (header.rows, header.columns, header.spacing_rc_mm),
+        header.frame_of_reference_uid if framed else None,
+        (header.rows, header.columns, header.position is None, *rounded),
     )
 
 

@@ -18,8 +18,9 @@ DixonPart = Literal["water", "in-phase", "opposed-phase", "fat"]
 """The images of a Dixon scan, the most useful one first."""
 
 # A word ends where letters end: digits and marks may follow directly, as in `t2_tse_sag_384`.
-_T2 = re.compile(r"(?<![A-Z0-9])S?T2(?![0-9])")  # Philips writes sT2W
-_T1 = re.compile(r"(?<![A-Z0-9])S?T1(?![0-9])")
+# Philips writes sT2W; a Cyrillic T looks the same.
+_T2 = re.compile(r"(?<![A-Z0-9])S?[TТ]2(?![0-9])")
+_T1 = re.compile(r"(?<![A-Z0-9])S?[TТ]1(?![0-9])")
 _PD = re.compile(r"(?<![A-Z])PD(?:W|FS)?(?![A-Z])|PROTON|DENSITY")
 _STIR = re.compile(r"STIR|TIRM")
 _T2_STAR = re.compile(
@@ -28,15 +29,19 @@ _T2_STAR = re.compile(
 _SAGITTAL = re.compile(r"(?<![A-Z])(?:[TW12_]*SAG(?:IT+ALE?)?)(?![A-Z])|矢状")
 _LOCALIZER = re.compile(
     r"LOCALI[SZ]|LOCATOR|SCOUT|SURVEY|SCANOGRAM|POSDISP|"
-    r"(?<![A-Z])(?:LOC|PLAN|AAH|PILOT)(?![A-Z])|定位"
-)
+    r"(?<![A-Z])(?:LOC|AAH|PILOT|PLAN(?![ _-]*(?:SAG|COR|AX|TRA)))(?![A-Z])|定位"
+)  # in French, "plan sagittal" is the plane
+_SUPPRESSION = r"(?:SAT|SUP+R)[A-ZÉÓ.]*[ _-]*(?:DE[ _-]*(?:LA[ _-]*)?)?GRA(?:ISSE|SA|S+O)"
 _FAT_SUPPRESSED = re.compile(
     r"(?<![A-Z])(?:T2|T2W)?[ _-]?(?:FS|FATS?|SFS|STIR|TIRM|SPAIR|SPIR|CHESS|WE|IR)(?![A-Z])"
-    r"|FAT[ _-]?SAT|FAT[ _-]?SUP|FATSUP|(?<![A-Z])WATER(?![A-Z])|压脂|抑脂"
+    r"|FAT[ _-]?SAT|FAT[ _-]?SUP|FATSUP|(?<![A-Z])(?:FSAT|WATER)(?![A-Z])"
+    r"|FETT[ _-]?(?:S[ÄA]|GES|UNTERDR|SUP)|(?<![A-Z])VET[ _-]?(?:SAT|SUP|ONDERDR)"
+    rf"|{_SUPPRESSION}|ЖИРОПОДАВ|压脂|抑脂|脂肪抑制"
 )
 _NOT_SUPPRESSED = re.compile(
     r"(?<![A-Z])(?:NON?|NOT|WITHOUT|W/O|OHNE|SANS|SIN|SENZA)[ _-]*"
-    r"(?:FS|FAT[ _-]?(?:SAT|SUP)[A-Z]*|SPAIR|SPIR|CHESS)(?![A-Z])"
+    r"(?:FS|FAT[ _-]?(?:SAT|SUP)[A-Z]*|FSAT|SPAIR|SPIR|CHESS|FETT[ _-]?S[ÄA][A-Z]*"
+    rf"|{_SUPPRESSION})(?![A-Z])"
 )
 _OTHER_REGION = re.compile(
     r"CERVI|C[ _-]?SPINE|THORA|T[ _-]SPINE|TSPINE|(?<![A-Z])(?:HWS|BWS|NECK|HEAD|BRAIN|KNEE|HIP)"
@@ -86,14 +91,16 @@ _T2_REPETITION_MS = 1500.0
 def _contrast_words(header: SliceHeader) -> str:
     """All words, or only the description if it states a contrast that the others do not share.
 
-    A protocol may name a whole exam, and with it scans that a slice is not of.
+    A protocol may name a whole exam, and with it scans that a slice is not of. It does if it names
+    both T1 and T2.
     """
     own = header.series_description.upper()
     stated, others = (
         [bool(pattern.search(text)) for pattern in (_T2, _T1, _PD, _STIR)]
         for text in (own, header.words.removeprefix(own))
     )
-    return own if any(stated) and others != stated else header.words
+    of_whole_exam = others[0] and others[1]
+    return own if of_whole_exam or (any(stated) and others != stated) else header.words
 
 
 def no_anatomy(header: SliceHeader) -> str | None:

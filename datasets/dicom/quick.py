@@ -42,6 +42,7 @@ _WANTED: dict[int, tuple[str, bytes]] = {
     0x00080018: ("SOPInstanceUID", b"UI"),
     0x00080060: ("Modality", b"CS"),
     0x0008103E: ("SeriesDescription", b"LO"),
+    0x00089208: ("ComplexImageComponent", b"CS"),
     0x00089209: ("AcquisitionContrast", b"CS"),
     0x00180015: ("BodyPartExamined", b"CS"),
     0x00180020: ("ScanningSequence", b"CS"),

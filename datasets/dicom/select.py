@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from spineline.datasets.common.arrays import Float32Array
+from spineline.datasets.common.arrays import Float32Array, FloatArray
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.common.remarks import (
     FreeText,
@@ -26,7 +26,11 @@ from spineline.datasets.common.remarks import (
     SeriesText,
     remark,
 )
-from spineline.datasets.dicom.contrast import dixon_parts, look_at_sagittal
+from spineline.datasets.dicom.contrast import (
+    dixon_parts,
+    look_at_one_place,
+    look_at_sagittal,
+)
 from spineline.datasets.dicom.geometry import (
     pixel_to_patient,
     standard_orientation,
@@ -54,11 +58,15 @@ _LOOKS = 8
 """Most stacks whose pixels are checked for what headers do not state."""
 _STATION_SHARE = 0.35
 """A stack this fraction of its height above another shows another station of a whole spine."""
+_COLUMN_MM = 60.0
+"""Largest distance, seen from above, of the centres of two stations of one scan."""
 _NAMED_FILES = 5
 """Most damaged files that are named one by one in warnings."""
 _LEAST_STEPS = 3
 _GAP = 1.5
 """Steps this many times as wide as the others of a stack are gaps."""
+_FAT_OF_T2, _FAT_WITHOUT_TIMES = 1.8, 8.0
+"""Least brightness of fat, relative to the canal, in a fat image; without times it may be T1."""
 _SHIFT_SHARE = 0.25
 """Slices shifted by this fraction of their height within their plane do not form a stack."""
 
@@ -199,12 +207,14 @@ class _Stack:
         slices: sorted along the normal.
         part: which image of a Dixon scan they are.
         seen: demerits from the pixels, and from the stack's place among others.
+        is_compared: whether its contrast was compared with that of other stacks of its place.
     """
 
     series: Series
     slices: tuple[SliceHeader, ...]
     part: DixonPart | None = None
     seen: tuple[Demerit, ...] = ()
+    is_compared: bool = False
 
     @property
     def first(self) -> SliceHeader:
@@ -342,21 +352,28 @@ def _in_line(one: SliceHeader, other: SliceHeader) -> bool:
 def _repeats(slices: tuple[SliceHeader, ...]) -> list[tuple[SliceHeader, ...]]:
     """Split slices that repeat every place equally often, such as two acquisitions.
 
-    Echoes and images with suppressed fat stay together: of these, one is chosen at each place. So
-    do slices whose numbers repeat too, because nothing shows which of them belong together.
+    Echoes and images with suppressed fat stay together: of these, one is chosen at each place. If
+    numbers repeat, the order of the files' names shows which slices belong together.
     """
     along = _positions(slices)
     numbers = {(header.instance_number, header.frame) for header in slices}
     kinds = {_within_place(header)[:2] for header in slices}
-    if along is None or len(numbers) < len(slices) or len(kinds) > 1:
+    if along is None or len(kinds) > 1:
         return [slices]
+    order = _within_place if len(numbers) == len(slices) else _by_name
     places: dict[float, list[SliceHeader]] = {}
     for header, place in zip(slices, np.round(along, 2), strict=True):
         places.setdefault(float(place), []).append(header)
     counts = {len(place) for place in places.values()}
     if len(counts) > 1:
         return [slices]
-    return list(zip(*(sorted(place, key=_within_place) for place in places.values()), strict=True))
+    return list(zip(*(sorted(place, key=order) for place in places.values()), strict=True))
+
+
+def _by_name(header: SliceHeader) -> tuple[tuple[int, int, str], ...]:
+    """Key of a slice by its file's path, in which ``im2`` comes before ``im10``."""
+    parts = re.split(r"(\d+)", str(header.path))
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 def _narrowed(series: Series, slices: tuple[SliceHeader, ...]) -> Series:
@@ -389,30 +406,57 @@ def _with_named_parts(stacks: Sequence[_Stack]) -> list[_Stack]:
     """
     groups: dict[object, dict[int, DixonPart]] = {}
     for n, stack in enumerate(stacks):
-        for rest, part in named_parts(stack.series.description) if stack.part is None else ():
+        for rest, part in named_parts(stack.series.description):
             groups.setdefault((rest, _geometry_of(stack)), {})[n] = part
     parts = {
         n: part for group in groups.values() if len(set(group.values())) > 1
         for n, part in group.items()
     }  # fmt: skip
-    return [replace(stack, part=parts.get(n, stack.part)) for n, stack in enumerate(stacks)]
+    return [replace(stack, part=stack.part or parts.get(n)) for n, stack in enumerate(stacks)]
 
 
 def _with_seen_parts(stacks: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
     """Stacks of Dixon scans with the parts that their pixels show.
 
-    Names are kept, unless water and fat are clearly swapped.
+    Names are kept, unless water and fat are clearly swapped. Stacks of the same place that do not
+    differ in their headers are a Dixon scan if one of them shows fat only.
     """
     groups: dict[object, list[int]] = {}
+    silent: dict[object, list[int]] = {}
     for n, stack in enumerate(stacks):
         if stack.part is not None or is_of_dixon_scan(stack.first):
             groups.setdefault(_geometry_of(stack), []).append(n)
+        else:
+            silent.setdefault((_geometry_of(stack), _words_and_times(stack.first)), []).append(n)
     changed = dict(enumerate(stacks))
     for places in groups.values():
         group = [stacks[n] for n in places]
         if len(group) > 1:
             changed.update(zip(places, _seen_parts(group, read), strict=True))
+    for places in silent.values():
+        group = [stacks[n] for n in places]
+        if len(group) > 1:
+            changed.update(zip(places, _unnamed_parts(group, read), strict=True))
     return list(changed.values())
+
+
+def _words_and_times(header: SliceHeader) -> object:
+    """Values by which the headers of two stacks state different contrasts."""
+    times = header.echo_time_ms, header.repetition_time_ms, header.inversion_time_ms
+    return header.words, header.scan_options, header.image_type, *times
+
+
+def _unnamed_parts(group: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
+    """The stacks of one place and header, with their parts if they are a Dixon scan."""
+    images = [image for stack in group if (image := _image_of(stack, read)) is not None]
+    if len(images) < len(group) or len({image.shape for image in images}) != 1:
+        return list(group)
+    least = _FAT_WITHOUT_TIMES if weighting(group[0].first) == "unknown" else _FAT_OF_T2
+    spacing = _spacing_upright(group[0].first)
+    parts = dixon_parts(images, spacing, least_fat=least)
+    if "fat" not in parts:
+        return list(group)
+    return [replace(stack, part=part) for stack, part in zip(group, parts, strict=True)]
 
 
 def _seen_parts(group: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
@@ -421,7 +465,7 @@ def _seen_parts(group: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
     shapes = {image.shape for image in images if image is not None}
     if len(known) < 2 or len(shapes) != 1:
         return list(group)
-    found = dixon_parts([i for i in images if i is not None], group[0].first.spacing_rc_mm)
+    found = dixon_parts([i for i in images if i is not None], _spacing_upright(group[0].first))
     seen = dict(zip(known, found, strict=True))
     named = [stack.part for stack in group]
     swapped = {
@@ -463,18 +507,36 @@ def _lies_above(stack: _Stack, other: _Stack) -> bool:
     heights = [_centre_height(each.first) for each in (stack, other)]
     if heights[0] is None or heights[1] is None or _penalty(other) > _penalty(stack):
         return False
-    if not shares_coordinates(stack.first, other.first):
+    if not (shares_coordinates(stack.first, other.first) or _are_in_column(stack, other)):
         return False
     tall = min(_height_mm(stack.first), _height_mm(other.first))
     return heights[0] - heights[1] > _STATION_SHARE * tall
 
 
+def _are_in_column(one: _Stack, other: _Stack) -> bool:
+    """Whether two stacks are alike but for their height, so that both are stations of one scan.
+
+    De-identification may give each a frame of reference of its own.
+    """
+    kinds = [_words_and_times(stack.first) for stack in (one, other)]
+    centres = [_centre(stack.first) for stack in (one, other)]
+    if kinds[0] != kinds[1] or centres[0] is None or centres[1] is None:
+        return False
+    return bool(np.hypot(*(centres[0] - centres[1])[:2]) < _COLUMN_MM)
+
+
 def _centre_height(header: SliceHeader) -> float | None:
     """Height of a slice's centre in the patient, mm."""
+    centre = _centre(header)
+    return None if centre is None else float(centre[2])
+
+
+def _centre(header: SliceHeader) -> FloatArray | None:
+    """A slice's centre in the patient, LPS mm."""
     if not header.has_geometry:
         return None
     middle = [[(header.columns - 1) / 2, (header.rows - 1) / 2]]
-    return float(pixel_to_patient(header, np.array(middle))[0, 2])
+    return pixel_to_patient(header, np.array(middle))[0]
 
 
 def _upper_stations(best: _Stack, stacks: Sequence[_Stack]) -> list[Remark]:
@@ -487,7 +549,7 @@ def _upper_stations(best: _Stack, stacks: Sequence[_Stack]) -> list[Remark]:
 
 def _looked_at(stacks: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
     """Stacks by rank, after the pixels of the best ones were checked."""
-    ordered = sorted(stacks, key=_rank)
+    ordered = sorted(_compared(sorted(stacks, key=_rank), read), key=_rank)
     done: list[_Stack] = []
     for _ in range(_LOOKS):
         best = _penalty(ordered[0])
@@ -501,21 +563,53 @@ def _looked_at(stacks: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
     return ordered
 
 
+def _compared(ordered: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
+    """Stacks, of which equally suited ones of the same place are compared by their pixels.
+
+    Side by side, fat suppression and T1 show more reliably than in one image.
+    """
+    best = _penalty(ordered[0])
+    groups: dict[object, list[int]] = {}
+    for n, stack in enumerate(ordered):
+        if _penalty(stack) == best:
+            groups.setdefault(_geometry_of(stack), []).append(n)
+    result = list(ordered)
+    for places in (each for each in groups.values() if len(each) > 1):
+        images = [_image_of(ordered[n], read) for n in places[:_LOOKS]]
+        shown = [(n, i) for n, i in zip(places, images, strict=False) if i is not None]
+        if len(shown) < 2 or len({image.shape for _, image in shown}) > 1:
+            continue
+        spacing = _spacing_upright(ordered[places[0]].first)
+        looks = look_at_one_place([image for _, image in shown], spacing)
+        for (n, _), look in zip(shown, looks, strict=True):
+            if look is not None:
+                fat_is_dark, is_t1 = look.has_suppressed_fat(looks), look.is_like_t1(looks)
+                stack = _with_look(ordered[n], fat_is_dark=fat_is_dark, is_like_t1=is_t1)
+                result[n] = replace(stack, is_compared=True)
+    return result
+
+
+def _with_look(stack: _Stack, *, fat_is_dark: bool, is_like_t1: bool) -> _Stack:
+    """A stack with the demerits that its pixels show and its header does not state."""
+    known = {demerit.text for demerit in stack.seen}
+    found = []
+    if fat_is_dark and stack.part is None and fat_suppression(stack.first) is None:
+        found.append(_dark_fat("no header says so, but fat is dark"))
+    if is_like_t1 and weighting(stack.first) == "unknown":
+        found.append(Demerit(4, "its image looks T1-weighted: fat is bright and no fluid is"))
+    return replace(stack, seen=(*stack.seen, *(each for each in found if each.text not in known)))
+
+
 def _seen(stack: _Stack, read: ReadImage) -> _Stack:
     """A stack with the fat suppression and contrast that its middle slice shows."""
     asks_fat = stack.part is None and fat_suppression(stack.first) is None
-    asks_contrast = weighting(stack.first) == "unknown"
+    asks_contrast = weighting(stack.first) == "unknown" and not stack.is_compared
     image = _image_of(stack, read) if asks_fat or asks_contrast else None
     look = None if image is None else look_at_sagittal(image, _spacing_upright(stack.first))
     if look is None:
         return stack
-    seen = list(stack.seen)
-    if asks_fat and look.has_suppressed_fat:
-        seen.append(_dark_fat("no header says so, but fat is dark"))
-    if asks_contrast and look.is_like_t1:
-        text = "its image looks T1-weighted: fat is bright and no fluid is"
-        seen.append(Demerit(4, text))
-    return replace(stack, seen=tuple(seen))
+    is_t1 = asks_contrast and look.is_like_t1
+    return _with_look(stack, fat_is_dark=look.has_suppressed_fat, is_like_t1=is_t1)
 
 
 def _spacing_upright(header: SliceHeader) -> tuple[float, float] | None:
@@ -652,7 +746,10 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
     place = min(places, key=lambda n: _within_place(slices[n]))
     warnings = []
     if len(places) > 1:
-        text = "of several middle images, the one with fat and the longest echo was chosen"
+        kinds = {_within_place(slices[n])[:2] for n in places}
+        text = "of several middle images, "
+        text += "the one with fat and the longest echo" if len(kinds) > 1 else "the first by number"
+        text += " was chosen"
         warnings.append(stack.remark("slice_choice", "{series.shown}: {reason}", text))
     if gap := _gap(along):
         warnings.append(stack.remark("slice_choice", "{series.shown}: {reason}", gap))

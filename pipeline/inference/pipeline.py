@@ -357,6 +357,7 @@ class Pipeline:
                 beside,
                 sure=max(how.sure_naming, least),
                 read=read,
+                contrast=None if self.suitability is None else self.suitability.contrast,
             )
             for frame, candidates in zip(frames, offered, strict=True)
         ]

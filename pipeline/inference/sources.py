@@ -686,14 +686,51 @@ def _without(study: Study, header: SliceHeader, error: DicomReadError) -> Study:
     return replace(study, series=kept, rejections=(*study.rejections, rejection))
 
 
-def _patients_warning(study: Study) -> tuple[Remark, ...]:
+def _patients_warning(study: Study, chosen: SliceHeader) -> tuple[Remark, ...]:
     """A warning if files of several patients have the same study UID, as after anonymisation."""
+    if not study.study_uid:
+        return ()
     headers = [header for series in study.series for header in series.slices]
-    count = count_patients(headers) if study.study_uid else 0
-    if count < 2:
+    count = count_patients(headers)
+    if count == 0:
+        return _repeats_warning(study, chosen)
+    if count == 1:
         return ()
     wording = "files of {count} patients have this study's UID, and only one slice was chosen; "
     return (warning("files_left_out", wording + "give each patient's files alone", count=count),)
+
+
+def _repeats_warning(study: Study, chosen: SliceHeader) -> tuple[Remark, ...]:
+    """A warning if the chosen slice's series occurs again in other folders of the study.
+
+    It does if a tool gave several patients one study UID and removed their numbers. Slices of one
+    series may be in several folders, but not with the same number.
+    """
+    home = _part_of(study, chosen)
+    alike = [
+        (series, header)
+        for series in study.series
+        for header in series.slices
+        if header.series_number == chosen.series_number and header.words == chosen.words
+    ]
+    own = next((series for series, header in alike if header is chosen), None)
+    number = chosen.instance_number, chosen.frame
+    others = {
+        _part_of(study, header)
+        for series, header in alike
+        if series is not own or (header.instance_number, header.frame) == number
+    }
+    if chosen.series_number is None or not others - {home}:
+        return ()
+    wording = "{count} folders of this study hold the same series, so they may be studies of "
+    wording += "several patients under one study UID; only one slice was chosen; give each folder "
+    return (warning("files_left_out", wording + "alone", count=len(others | {home})),)
+
+
+def _part_of(study: Study, header: SliceHeader) -> str:
+    """The folder of a slice, directly below the study's; empty if there is none."""
+    parts = header.path.parent.parts[len(study.folder.parts) :]
+    return parts[0] if parts else ""
 
 
 class _Reader:
@@ -768,7 +805,7 @@ def _framed(
         text = "no usable pixel spacing or position, so points have no mm"
         warnings = (*warnings, warning("no_geometry", text))
     names = (case.name, study.folder.name, header.path.stem)
-    told = (*_patients_warning(study), *_privacy(header, names))
+    told = (*_patients_warning(study, header), *_privacy(header, names))
     return replace(frame, warnings=(*warnings, *told))
 
 

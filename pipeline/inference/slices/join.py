@@ -31,6 +31,7 @@ from spineline.datasets.common.arrays import FloatArray, PixelArray
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.remarks import Remark, SeriesText, remark
 from spineline.datasets.dicom.geometry import patient_to_pixel
+from spineline.datasets.dicom.kinds import weighting
 from spineline.datasets.dicom.select import shares_coordinates
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.candidates import (
@@ -42,11 +43,13 @@ from spineline.pipeline.inference.decode import DecodedSpine
 from spineline.pipeline.inference.naming import SHIFTS, Naming, Rival, softmax
 from spineline.pipeline.inference.results import SlicesSeen
 from spineline.pipeline.inference.sources import Frame, Surroundings, Unread, read_beside
+from spineline.pipeline.inference.suitability import contrast_along
 from spineline.pipeline.inference.warnings import warning
 
 _LEAST_MATCHES = 3  # structures at one place, to compare two namings
 _MARGIN = 3.0  # of the score: so much better a slice beside the middle one must be
 _POOR = 36.0  # the score of a chain that leaves a doubt; sound ones have 45 to 60
+_LESS_CONTRAST = 0.05  # of the canal, between images of one contrast
 _SOUND = 0.5  # of the best score: a chain whose names are worth a warning
 _LEAST_SHARE = 1e-9  # keeps logs finite
 
@@ -101,7 +104,13 @@ class Joined:
 
 
 def look_around(
-    frame: Frame, spine: DecodedSpine, find: Finder, *, sure: float, read: Finder | None = None
+    frame: Frame,
+    spine: DecodedSpine,
+    find: Finder,
+    *,
+    sure: float,
+    read: Finder | None = None,
+    contrast: float | None = None,
 ) -> Joined:
     """Analyse the surroundings of a frame, and join the findings.
 
@@ -112,10 +121,13 @@ def look_around(
         sure: a naming with a lower probability leaves a doubt.
         read: reads the levels of an image along a spine found in another; None without a level
             reader: the detector then runs on all slices.
+        contrast: of equally suited series, those with a canal at least as bright are preferred, see
+            [spineline.pipeline.inference.suitability.contrast_along][], or those with the brightest
+            canal if no header states a weighting; None prefers none.
     """
     if frame.around is None:
         return Joined(frame, spine)
-    first, others = _best_series(SliceLook(frame, spine), find)
+    first, others = _best_series(SliceLook(frame, spine), find, contrast)
     around = first.frame.around or Surroundings()
     near, notes = _read(first.frame, around.near)
     looks = [first, *others, *_glances(first, near, find, read)]
@@ -179,13 +191,15 @@ def rungs_lower(one: SliceLook, other: SliceLook) -> int | None:
     return round(float(np.median(ranks)) / SEGMENT_RANKS)
 
 
-def _best_series(first: SliceLook, find: Finder) -> tuple[SliceLook, list[SliceLook]]:
+def _best_series(
+    first: SliceLook, find: Finder, contrast: float | None
+) -> tuple[SliceLook, list[SliceLook]]:
     """The better of equally suited series, by their middle slices, and the others."""
     around = first.frame.around
     if around is None or not around.rivals:
         return first, []
     rivals = [SliceLook(frame, find(image=frame.image)) for frame in around.rivals]
-    best = _best([first, *rivals], first)
+    best = _best(_with_bright_canal([first, *rivals], contrast), first)
     others = [replace(each, role="series") for each in (first, *rivals) if each is not best]
     notes = [note for note in first.frame.notes[1:] if not _is_of(note, best.frame)]
     wording = "also read, as equally suited: {series.shown}; {found} levels there, {kept} here"
@@ -198,6 +212,25 @@ def _best_series(first: SliceLook, find: Finder) -> tuple[SliceLook, list[SliceL
     warnings = tuple(each for each in best.frame.warnings if each not in around.tie)
     frame = replace(best.frame, notes=(*best.frame.notes[:1], *notes), warnings=warnings)
     return replace(best, frame=frame), others
+
+
+def _with_bright_canal(looks: Sequence[SliceLook], least: float | None) -> list[SliceLook]:
+    """The looks with at least that contrast of the canal; all if none has it.
+
+    If no header states a weighting, only those with nearly the greatest contrast.
+    """
+    if least is None:
+        return list(looks)
+    found = [contrast_along(look.frame.image, look.spine.structures) for look in looks]
+    headers = [look.frame.header for look in looks]
+    if all(header is not None and weighting(header) == "unknown" for header in headers):
+        least = max((each for each in found if each is not None), default=0.0) - _LESS_CONTRAST
+    bright = [
+        look
+        for look, contrast in zip(looks, found, strict=True)
+        if contrast is not None and contrast >= least
+    ]
+    return bright or list(looks)
 
 
 def _glances(

@@ -10,7 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.datasets.dicom.contrast import dixon_parts, look_at_sagittal
+from spineline.datasets.dicom.contrast import (
+    dixon_parts,
+    look_at_one_place,
+    look_at_sagittal,
+)
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.select import Series, Study, choose_slice
 from spineline.datasets.dicom.study import scan
@@ -109,7 +113,31 @@ def test_what_shows_nothing_says_nothing(image: np.ndarray) -> None:
 )
 def test_parts_of_a_dixon_scan_are_seen(parts: tuple[str, ...]) -> None:
     found = dixon_parts([DIXON[part] for part in parts], SPACING)
-    assert found == (parts if len(parts) != 3 else ("fat", None, "water"))
+    assert found == parts
+
+
+def test_an_opposed_phase_as_dark_in_its_fat_as_water_is_known_by_its_marrow() -> None:
+    opposed = image_of(1.0, -0.85, 0.13)
+    opposed[:, 248:272] = 1000 * 0.04  # fat with as much water cancels out, as marrow does
+    opposed[:, 115:170] *= 0.1
+    images = [DIXON["fat"], opposed, DIXON["in-phase"], DIXON["water"]]
+    assert dixon_parts(images, SPACING) == ("fat", "opposed-phase", "in-phase", "water")
+
+
+def test_the_other_image_beside_fat_need_not_be_water() -> None:
+    assert dixon_parts([DIXON["fat"], DIXON["in-phase"]], SPACING) == ("fat", "in-phase")
+
+
+def test_images_of_one_place_are_compared_along_one_canal() -> None:
+    plain, t1, dark = looks = look_at_one_place([T2, T1, SUPPRESSED], SPACING)
+    assert plain is not None
+    assert t1 is not None
+    assert dark is not None
+    assert [look.is_like_t1(looks) for look in (plain, t1, dark)] == [False, True, False]
+    assert [look.has_suppressed_fat(looks) for look in (plain, t1, dark)] == [False, False, True]
+    assert not dark.has_suppressed_fat([dark, t1])  # nothing to compare with
+    assert not t1.is_like_t1([t1, None])
+    assert look_at_one_place([T2, np.zeros_like(T2)], SPACING) == (None, None)
 
 
 def test_images_alike_are_no_parts_of_a_dixon_scan() -> None:
@@ -163,6 +191,38 @@ def test_parts_without_names_in_one_series_are_known_by_their_images() -> None:
     ))  # fmt: skip
     choice = choose_slice(Study("1", "s", Path(), (mixed,)), read=reader(**DIXON))
     assert choice.slice.series_uid == "water"
+
+
+@pytest.mark.parametrize("names", ["numbered", "repeating"])
+@pytest.mark.parametrize("order", [("fat", "water"), ("opposed-phase", "fat", "in-phase", "water")])
+def test_a_dixon_scan_that_nothing_names_is_known_by_its_fat_image(
+    order: tuple[str, ...], names: str
+) -> None:
+    series = [series_of(T2, "T2 SAG", part, echo_time_ms=90.0) for part in order]
+    slices = [h for each in zip(*(s.slices for s in series), strict=True) for h in each]
+    mixed = Series("1", "T2 SAG", tuple(
+        replace(header, path=Path(f"im{n}"),
+                instance_number=n if names == "numbered" else header.instance_number)
+        for n, header in enumerate(slices, 1)
+    ))  # fmt: skip
+    choice = choose_slice(Study("1", "s", Path(), (mixed,)), read=reader(**DIXON))
+    assert {choice.slice.series_uid, *(h.series_uid for h in choice.neighbours)} == {"water"}
+    assert len(choice.neighbours) == 4
+    assert "the water image of a Dixon scan" in str(choice.warnings)
+
+
+def test_plain_and_fat_suppressed_series_of_one_name_are_no_dixon_scan() -> None:
+    series = [series_of(T2, "T2 SAG", uid, echo_time_ms=90.0) for uid in "ab"]
+    choice = choose_slice(Study("1", "s", Path(), tuple(series)), read=reader(a=SUPPRESSED, b=T2))
+    assert choice.series.series_uid == "b"
+    assert choice.warnings == ()
+
+
+def test_fat_beside_an_in_phase_image_that_its_own_name_tells_is_not_taken() -> None:
+    series = series_of(T2, "FAT: Sag T2", "a"), series_of(T2, "InPhase: Sag T2", "b")
+    read = reader(a=DIXON["fat"], b=DIXON["in-phase"])
+    choice = choose_slice(Study("1", "s", Path(), series), read=read)
+    assert choice.series.series_uid == "b"
 
 
 def test_water_and_fat_named_the_wrong_way_round_are_told() -> None:

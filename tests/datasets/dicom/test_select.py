@@ -63,6 +63,10 @@ def choose(*series: Series, **fields: object) -> Choice:
         "T2_SAG_NON-FS",
         "T2 SAG without FAT SAT",
         "t2 sag ohne fatsat",
+        "T2 sag ohne Fettsättigung",
+        "SAG T2 sans saturation de graisse",
+        "T2 plan sagittal",
+        "Т2 саг",  # a Cyrillic T
     ],
 )
 def test_t2_names_are_known_without_a_warning(description: str) -> None:
@@ -76,7 +80,10 @@ def test_t2_names_are_known_without_a_warning(description: str) -> None:
     [
         "T2_TSE_SAG_FS", "T2 fs sag", "SAG T2 FATSAT", "T2 FAT SAT", "t2_stir_sag", "SAG STIR",
         "t2_tirm_sag", "T2 SPAIR SAG", "T2_SPIR", "T2W_TSE_dixon_W", "t2_tse_dixon_sag_water",
-        "T2_DIXON_F", "T2FS SAG", "矢状 T2 压脂",
+        "T2_DIXON_F", "T2FS SAG", "矢状 T2 压脂", "T2 FSAT SAG", "t2 sag Fettsättigung",
+        "T2 sag fettgesättigt", "SAG T2 saturation de graisse", "SAG T2 SUPRESION GRASA",
+        "T2 sagittale sat. grasso", "T2 sag vetonderdrukt", "矢状断 T2 脂肪抑制",
+        "Т2 саг жироподавление",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
@@ -191,6 +198,11 @@ def test_the_name_of_an_exam_does_not_change_what_descriptions_say(protocol: str
         assert choice.warnings == ()
         assert len(choice.t1_slices) == 7
     assert "fat-suppressed" in choose(series[2]).warnings[0].text
+
+
+def test_a_protocol_that_names_a_whole_exam_says_nothing_of_one_series() -> None:
+    choice = choose(make_series("sag 2", words="SAG 2 LSPINE T1 T2 STIR", echo_time_ms=100.0))
+    assert choice.warnings == ()
 
 
 def test_the_name_of_a_sequence_says_more_than_the_description() -> None:
@@ -565,6 +577,17 @@ def test_of_the_stations_of_a_whole_spine_the_lowest_is_taken_and_told() -> None
     assert choice.series.series_uid == "2"
     assert "the lowest of 3 stations of a whole spine" in str(choice.warnings)
     assert choice.alternatives == ()
+
+
+@pytest.mark.parametrize(("aside", "chosen"), [(0.0, "2"), (90.0, "1")], ids=["column", "aside"])
+def test_stations_may_have_frames_of_reference_of_their_own(aside: float, chosen: str) -> None:
+    stations = [
+        make_series(uid=uid, position=(0.0, y, z), count=count, frame_of_reference_uid=f"9.{uid}")
+        for uid, y, z, count in (("1", aside, 450.0, 9), ("2", 0.0, 150.0, 7))
+    ]
+    choice = choose(*stations)
+    assert choice.series.series_uid == chosen
+    assert ("the lowest of 2 stations" in str(choice.warnings)) == (chosen == "2")
 
 
 def test_stations_within_one_series_are_stacks_of_their_own() -> None:

@@ -211,6 +211,44 @@ def test_damaged_files_beside_the_only_study_of_a_folder_are_its_own(
     ]
 
 
+def test_damaged_studies_fail_beside_one_that_is_spread_over_folders(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    cut = write_dicom("c/a/x", study="1.1", series="1.1.1").read_bytes()[:300]
+    write_dicom("c/b/x", study="1.1", series="1.1.2")
+    write_dicom("c/ok/x", study="1.2", series="1.2.1")
+    for place in ("c/bad", "c/a/sub"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "y.dcm").write_bytes(cut)
+    bad, spread, fine = scan(tmp_path / "c")
+    assert [(s.name, len(s.series)) for s in (bad, spread, fine)] == [
+        ("bad", 0),
+        ("c", 2),
+        ("ok", 1),
+    ]
+    assert [r.path.parent.name for r in spread.rejections] == ["sub"]
+    assert fine.rejections == ()
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"StudyInstanceUID": None}, "no StudyInstanceUID; a tool may have removed it"),
+        (
+            {"SeriesInstanceUID": "", "Rows": None},
+            "no SeriesInstanceUID, Rows; the file may be cut",
+        ),
+    ],
+    ids=["removed", "cut"],
+)
+def test_a_missing_uid_is_told_as_what_it_is(
+    write_dicom: WriteDicom, tags: dict[str, object], reason: str
+) -> None:
+    path = write_dicom("s/x", **tags)
+    with pytest.raises(DicomReadError, match=f"header has {reason}"):
+        scan(path.parent)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="paths are shorter there")
 def test_folders_within_each_other(
     tmp_path: Path, write_dicom: WriteDicom, monkeypatch: pytest.MonkeyPatch
@@ -386,6 +424,25 @@ def test_an_enhanced_multi_frame_file_gives_its_middle_frame(write_dicom: WriteD
     assert (pixels[0, 0], pixels.shape) == (2000.0, (80, 96))
 
 
+@pytest.mark.parametrize("component", ["PHASE", "REAL"])
+def test_of_a_complex_image_in_an_enhanced_file_the_magnitude_is_taken(
+    write_dicom: WriteDicom, component: str
+) -> None:
+    path = enhanced(write_dicom, frames=6)
+    dataset = pydicom.dcmread(path)
+    for n, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        kind = Dataset()
+        kind.FrameType = ["ORIGINAL", "PRIMARY", "T2", "NONE"]
+        kind.ComplexImageComponent = "MAGNITUDE" if n % 2 else component
+        group.MRImageFrameTypeSequence = DicomSequence([kind])
+        group.PlanePositionSequence[0].ImagePositionPatient = [5.0 * (n // 2), 0.0, 0.0]
+    dataset.save_as(path)
+    (study,) = scan(path)
+    choice = choose_slice(study)
+    assert choice.slice.frame == 3
+    assert choice.alternatives == ()
+
+
 def test_multi_frame_without_descriptions_is_left_out(write_dicom: WriteDicom) -> None:
     with pytest.raises(DicomReadError, match="5 frames with 0 per-frame descriptions"):
         scan(enhanced(write_dicom, described=0))
@@ -401,6 +458,13 @@ def test_an_mr_file_of_frames_without_descriptions_is_warned_of(write_dicom: Wri
     ]
 
 
+def test_the_asterisk_of_a_siemens_sequence_makes_no_t2_star(write_dicom: WriteDicom) -> None:
+    for n in range(3):
+        path = write_dicom(f"s/{n}", index=n, SeriesDescription="SAG T2", SequenceName="*tse2d1_15")
+    (study,) = scan(path.parent)
+    assert choose_slice(study).warnings == ()
+
+
 def test_enhanced_files_of_one_frame_with_series_uids_of_their_own(write_dicom: WriteDicom) -> None:
     path = enhanced(write_dicom, frames=1)
     dataset = pydicom.dcmread(path)
@@ -413,6 +477,42 @@ def test_enhanced_files_of_one_frame_with_series_uids_of_their_own(write_dicom: 
     (study,) = scan(path.parent)
     assert [len(series.slices) for series in study.series] == [5]
     assert choose_slice(study).slice.position == (10.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        lambda n: {"FrameOfReferenceUID": f"1.7.{n}"},
+        lambda n: {"FrameOfReferenceUID": f"1.7.{n}", "SeriesNumber": n + 1},
+        lambda n: {"ImagePositionPatient": None},
+        lambda n: {"ImagePositionPatient": None, "InstanceNumber": 1, "SliceLocation": 4.0 * n},
+        lambda n: {"ImageOrientationPatient": None, "SeriesDescription": "SAG T2"},
+        lambda n: {"SeriesNumber": None, "SeriesDescription": None},
+        lambda n: {"PixelSpacing": [0.8 + 1e-6 * n, 0.8]},
+    ],
+    ids=["frames", "frames-and-numbers", "no-positions", "locations", "no-orientation", "times",
+         "spacing"],
+)  # fmt: skip
+def test_a_series_uid_for_every_slice(
+    write_dicom: WriteDicom, tags: Callable[[int], dict[str, object]], reverse: bool
+) -> None:
+    contrasts: list[dict[str, object]] = [
+        {},
+        {"EchoTime": 10.0, "RepetitionTime": 500.0, "SeriesDescription": "SAG T1"},
+    ]
+    for kind, own in enumerate(contrasts):
+        for n in range(5):
+            index = 4 - n if reverse else n
+            values = {"InstanceNumber": n + 1, "SeriesNumber": 5 + kind, **own, **tags(n)}
+            if kind and values["SeriesDescription"] is not None:
+                values["SeriesDescription"] = "SAG T1"
+            path = write_dicom(f"s/{kind}{n}", series=f"1.8.{kind}.{index}", index=n, **values)
+    (study,) = scan(path.parent)
+    assert [len(series.slices) for series in study.series] == [5, 5]
+    choice = choose_slice(study)
+    assert choice.slice.path.name == "02"
+    assert "only" not in str(choice.warnings)
 
 
 def test_a_deflated_bomb_is_not_inflated(

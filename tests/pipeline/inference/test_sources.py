@@ -253,6 +253,29 @@ def test_two_patients_under_one_study_uid_are_told(tmp_path, make_study, other: 
     assert frame.around.rivals
 
 
+@pytest.mark.parametrize("split", [False, True], ids=["two-studies", "one-series-in-two-folders"])
+@pytest.mark.parametrize("number", ["", "ID-1"])
+def test_studies_under_one_uid_without_patient_numbers_are_told(
+    tmp_path, make_study, number: str, split: bool
+) -> None:
+    for folder in ("a", "b"):
+        make_study(tmp_path / "s" / folder, change=lambda ds: setattr(ds, "PatientID", number))
+    study = pydicom.dcmread(tmp_path / "s" / "a" / "im0").StudyInstanceUID
+    for n, path in enumerate(sorted((tmp_path / "s" / "b").iterdir())):
+        if split:
+            path.unlink()
+            continue
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, "1.2.3.4"
+        dataset.SOPInstanceUID = f"1.2.3.4.{n}"
+        dataset.save_as(path)
+    if split:
+        (tmp_path / "s" / "a" / "im0").rename(tmp_path / "s" / "b" / "im0")
+    (case,) = find_cases(tmp_path / "s")
+    told = [w.text for w in load_frame(case).warnings if "2 folders of this study hold" in w.text]
+    assert len(told) == (not split and not number)
+
+
 @pytest.mark.parametrize("value", ["YES", "NO", None])
 def test_burned_in_annotation(tmp_path, make_study, value) -> None:
     def mark(ds: pydicom.Dataset) -> None:

@@ -62,7 +62,7 @@ class Eyes:
         )
 
 
-def header(place: int, *, series: str = "t2", y_mm: float = 0.0) -> SliceHeader:
+def header(place: int, *, series: str = "t2", y_mm: float = 0.0, words: str = "") -> SliceHeader:
     return SliceHeader(
         path=Path(f"{series}{place}.dcm"),
         study_uid="1",
@@ -73,6 +73,7 @@ def header(place: int, *, series: str = "t2", y_mm: float = 0.0) -> SliceHeader:
         spacing_rc_mm=(1.0, 1.0),
         orientation=SAGITTAL,
         position=(-4.0 * place, y_mm, 0.0),
+        words=words,
     )
 
 
@@ -256,6 +257,30 @@ def test_of_equally_suited_series_the_better_is_kept(better: int) -> None:
     assert f"also read, as equally suited: series 'SAG {other}' (number 3); 5 levels there" in (
         joined.frame.notes[1].text
     )
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "words", "kept"),
+    [
+        ((-0.3, 0.3), "T2", "other"),
+        ((-0.3, -0.6), "T2", "t2"),
+        ((0.1, 0.3), "T2", "t2"),
+        ((0.1, 0.3), "", "other"),
+        ((0.3, 0.1), "", "t2"),
+    ],
+    ids=["dark", "both-dark", "both-bright", "unknown", "unknown-first"],
+)
+def test_of_equally_suited_series_one_with_a_bright_canal_is_kept(
+    monkeypatch: pytest.MonkeyPatch, contrasts: tuple[float, float], words: str, kept: str
+) -> None:
+    left = list(contrasts)
+    monkeypatch.setattr(join, "contrast_along", lambda *_: left.pop(0))
+    eyes = Eyes(spine(), spine([2, 3, 4, 5, 6]))
+    rival = frame(1, 2, Surroundings(), series="other", words=words)
+    first = frame(0, 4, Surroundings(rivals=(rival,)), words=words)
+    joined = look_around(first, eyes(image=first.image), eyes, sure=0.9, contrast=-0.05)
+    assert joined.frame.header is not None
+    assert joined.frame.header.series_uid == kept
 
 
 def test_pooled_probabilities_by_hand() -> None:
