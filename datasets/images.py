@@ -351,7 +351,7 @@ def _opened_picture(path: Path, *, header_alone: bool = False) -> Iterator[tuple
         ImageReadError: the file is missing, damaged, too large, or has several pages. Decoding
             errors within the context are converted too.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with path.open("rb") as file:
@@ -372,7 +372,8 @@ def _opened_picture(path: Path, *, header_alone: bool = False) -> Iterator[tuple
         OSError, ValueError, KeyError, TypeError, IndexError, SyntaxError, EOFError, struct.error,
         Image.DecompressionBombError,
     ) as error:  # fmt: skip
-        msg = f"{path}: cannot be decoded ({error}); the file may be damaged: export it again"
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else error
+        msg = f"{path}: cannot be decoded ({reason}); the file may be damaged: export it again"
         raise ImageReadError(msg) from error
 
 

@@ -74,6 +74,8 @@ def test_values_become_their_types(name, raw, value):
     ("given", "message"),
     [
         ({"out": "o", "epoch": 1}, "unknown key 'epoch'; did you mean 'epochs'"),
+        ({"out": "o", "ove": 1}, "unknown key 'ove'; did you mean 'overwrite'"),
+        ({"out": "o", "ov": 1}, "unknown key 'ov'; allowed: out, epochs"),
         ({"out": "o", "zzz": 1}, "unknown key 'zzz'; allowed: out, epochs"),
         ({}, r"missing out=… \(where to\)"),
         ({"out": "o", "epochs": "many"}, "epochs=many: not a valid value, wanted int"),
