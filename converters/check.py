@@ -140,9 +140,13 @@ def source_kind(annotations: Path) -> SourceKind:
             return "prepared"
         if is_result_source(annotations):
             return "result"
-        found, _ = export_kind(annotations)
+        found, reason = export_kind(annotations)
         if found in EXPORT_SETTINGS and (found != "csv" or is_point_table(annotations)):
             return cast(SourceKind, found)
+        has_csv = any(path.suffix.lower() == ".csv" for path in annotations.iterdir())
+        if not has_csv and not (annotations / "descr").is_dir():
+            known = "holds no annotations of a known kind; YOLO and COCO data sets are for data=…"
+            raise AnnotationError(f"annotations={annotations}: {reason or known}")
         return "cervical"
     if is_result_source(annotations):
         return "result"
