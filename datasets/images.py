@@ -195,7 +195,7 @@ def is_constant(pixels: npt.ArrayLike) -> bool:
     return finite.size == 0 or bool((finite == finite.flat[0]).all())
 
 
-def read_image(path: Path) -> GreyImage:
+def read_image(path: Path | str) -> GreyImage:
     """Read an image file (``jpg``, ``png``, ``npy``, ``tif``, ``bmp``) as a grey image.
 
     Colour becomes grey by the BT.601 weights, and a transparency channel is dropped. The image is
@@ -223,7 +223,7 @@ def read_image(path: Path) -> GreyImage:
     return _as_grey(pixels, path)
 
 
-def read_uint8_image(path: Path) -> PixelArray:
+def read_uint8_image(path: Path | str) -> PixelArray:
     """Read a grey image as models see it: deeper values than 8 bits are windowed to 8 bits.
 
     Args:
