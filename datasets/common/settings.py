@@ -151,7 +151,9 @@ def read_settings_file(path: Path) -> dict[str, object]:
     """
     try:
         content = read_yaml(path)
-    except (OSError, YamlError) as error:
+    except OSError as error:
+        raise ConfigError(f"cfg={path}: cannot be read ({error.strerror or error})") from error
+    except YamlError as error:
         raise ConfigError(f"cfg={path}: cannot be read as YAML ({error})") from error
     if content is None:
         return {}

@@ -298,3 +298,8 @@ def test_help_lists_the_keys_of_a_group():
     lines = {k.name: (k.type, k.default) for k in describe(Table)}
     assert list(lines) == ["out", "columns.file", "columns.patient", "columns.depth"]
     assert lines["columns.file"] == ("text", "Файлы")
+
+
+def test_a_settings_file_that_is_missing(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read \(No such file"):
+        read_settings_file(tmp_path / "none.yaml")
