@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from default_weights import TEST_PATIENTS
@@ -51,9 +51,10 @@ from spineline.pipeline.evaluation.naming_stress import (
     StressRow,
     calibration_gap,
     fit_coefficients,
-    name_changed_spine,
+    named_spines,
     outcome_shares,
     reliability_png,
+    row_from_json,
     with_coefficients,
     with_minimum,
     with_probability,
@@ -174,18 +175,17 @@ def looked_at(settings: StressSettings) -> list[StressRow]:
         groups.setdefault(fold, []).append(spine)
     of_fold = {n: fold.applied(settings) for n, fold in enumerate(folds)}
     groups[-1] = list(external_spines(settings))
-    stresses = settings.stresses or tuple(STRESSES)
     rows: list[StressRow] = []
     for fold, spines in sorted(groups.items()):
         if not spines:
             continue
         pipeline = Pipeline.from_settings(of_fold.get(fold, settings))
-        pipeline = replace(pipeline, classifier=None)
-        rows += [
-            name_changed_spine(pipeline, spine, stress, seed=settings.seed)
-            for spine in spines[:: settings.every]
-            for stress in stresses
-        ]
+        rows += named_spines(
+            pipeline,
+            spines[:: settings.every],
+            stresses=settings.stresses,
+            seed=settings.seed,
+        )
     if not rows:
         raise ConfigError("wanted annotations=… and images=…, external=…, or rows=…")
     return rows
@@ -283,10 +283,7 @@ def main(words: list[str]) -> None:
     if settings.rows is None:
         rows = looked_at(settings)
     else:
-        rows = [
-            StressRow(**{**row, "codes": tuple(row["codes"])})
-            for row in read_json(settings.rows)["rows"]
-        ]
+        rows = [row_from_json(row) for row in read_json(settings.rows)["rows"]]
     text = section_text(settings, rows)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_json(stage / "stress.json", {"rows": [asdict(row) for row in rows]})

@@ -870,7 +870,7 @@ def read_members(
 
 
 def load_classifier(
-    weights: Path | Sequence[Path], *, device: str = "cpu", trust: bool = False
+    weights: Path | str | Sequence[Path | str], *, device: str = "cpu", trust: bool = False
 ) -> Classifier | CombinedClassifier:
     """Load a classifier from a weights file, or combine several.
 
@@ -886,7 +886,7 @@ def load_classifier(
         ConfigError: no such device, or no file.
     """
     target = torch.device(device_name(device))
-    files = [weights] if isinstance(weights, Path) else list(weights)
+    files = [Path(f) for f in ([weights] if isinstance(weights, (Path, str)) else weights)]
     if not files:
         raise ConfigError("no weights file of a classifier is named")
     combination: Combination | None = None

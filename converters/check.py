@@ -136,14 +136,7 @@ def source_kind(annotations: Path) -> SourceKind:
     if annotations.suffix.lower() == ".csv":
         return "csv" if is_point_table(annotations) else "cervical"
     if annotations.is_dir():
-        if is_prepared_folder(annotations):
-            return "prepared"
-        if is_result_source(annotations):
-            return "result"
-        found, _ = export_kind(annotations)
-        if found in EXPORT_SETTINGS and (found != "csv" or is_point_table(annotations)):
-            return cast(SourceKind, found)
-        return "cervical"
+        return _kind_of_folder(annotations)
     if is_result_source(annotations):
         return "result"
     if annotations.suffix.lower() != ".json" and annotations.is_file():
@@ -153,6 +146,22 @@ def source_kind(annotations: Path) -> SourceKind:
         if reason:
             raise AnnotationError(f"annotations={annotations}: {reason}")
     return detect_kind(annotations, load_json(annotations))
+
+
+def _kind_of_folder(annotations: Path) -> SourceKind:
+    """[source_kind][] of a folder."""
+    if is_prepared_folder(annotations):
+        return "prepared"
+    if is_result_source(annotations):
+        return "result"
+    found, reason = export_kind(annotations)
+    if found in EXPORT_SETTINGS and (found != "csv" or is_point_table(annotations)):
+        return cast(SourceKind, found)
+    has_csv = any(path.suffix.lower() == ".csv" for path in annotations.iterdir())
+    if not has_csv and not (annotations / "descr").is_dir():
+        known = "holds no annotations of a known kind; YOLO and COCO data sets are for data=…"
+        raise AnnotationError(f"annotations={annotations}: {reason or known}")
+    return "cervical"
 
 
 def _check_keys(settings: DataCheck) -> None:

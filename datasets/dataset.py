@@ -70,7 +70,9 @@ class Dataset:
         return tuple(record for part in PARTS for record in self.records[part])
 
 
-def load_dataset(data: Path, images: Path | None = None, *, own_classes: bool = False) -> Dataset:
+def load_dataset(
+    data: Path | str, images: Path | str | None = None, *, own_classes: bool = False
+) -> Dataset:
     """Load a converted dataset, or a plain YOLO or COCO dataset.
 
     A converted dataset is given by its folder or its ``data.yaml``, and is read from the COCO files
@@ -86,6 +88,7 @@ def load_dataset(data: Path, images: Path | None = None, *, own_classes: bool = 
     Raises:
         AnnotationError: there is no dataset, its files cannot be read, or it has its own classes.
     """
+    data, images = Path(data), None if images is None else Path(images)
     if not data.exists():
         raise AnnotationError(f"data={data}: no such file or folder")
     if images is not None and not images.is_dir():

@@ -195,7 +195,7 @@ def is_constant(pixels: npt.ArrayLike) -> bool:
     return finite.size == 0 or bool((finite == finite.flat[0]).all())
 
 
-def read_image(path: Path) -> GreyImage:
+def read_image(path: Path | str) -> GreyImage:
     """Read an image file (``jpg``, ``png``, ``npy``, ``tif``, ``bmp``) as a grey image.
 
     Colour becomes grey by the BT.601 weights, and a transparency channel is dropped. The image is
@@ -223,7 +223,7 @@ def read_image(path: Path) -> GreyImage:
     return _as_grey(pixels, path)
 
 
-def read_uint8_image(path: Path) -> PixelArray:
+def read_uint8_image(path: Path | str) -> PixelArray:
     """Read a grey image as models see it: deeper values than 8 bits are windowed to 8 bits.
 
     Args:
@@ -351,7 +351,7 @@ def _opened_picture(path: Path, *, header_alone: bool = False) -> Iterator[tuple
         ImageReadError: the file is missing, damaged, too large, or has several pages. Decoding
             errors within the context are converted too.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with path.open("rb") as file:
@@ -372,7 +372,8 @@ def _opened_picture(path: Path, *, header_alone: bool = False) -> Iterator[tuple
         OSError, ValueError, KeyError, TypeError, IndexError, SyntaxError, EOFError, struct.error,
         Image.DecompressionBombError,
     ) as error:  # fmt: skip
-        msg = f"{path}: cannot be decoded ({error}); the file may be damaged: export it again"
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else error
+        msg = f"{path}: cannot be decoded ({reason}); the file may be damaged: export it again"
         raise ImageReadError(msg) from error
 
 

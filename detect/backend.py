@@ -70,7 +70,7 @@ class Detector(Protocol):
         ...
 
 
-def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) -> Detector:
+def load_detector(weights: Path | str, *, device: str = "cpu", trust: bool = False) -> Detector:
     """Load a detector from a weights file.
 
     Args:
@@ -83,7 +83,7 @@ def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) ->
         WeightsError: the file is missing, damaged or not a detector, its backend is unknown, or it
             is a pickle without ``trust``.
     """
-    backend = "ultralytics"
+    weights, backend = Path(weights), "ultralytics"
     if weights.suffix.lower() not in PICKLE_SUFFIXES:
         from spineline.detect.checkpoints import read_meta  # torch
 

@@ -181,7 +181,7 @@ def fuse(
 
 
 def load_ensemble(
-    weights: Sequence[Path],
+    weights: Sequence[Path | str],
     *,
     fusion: str = "wbf",
     fusion_iou: float = 0.55,

@@ -151,7 +151,9 @@ def read_settings_file(path: Path) -> dict[str, object]:
     """
     try:
         content = read_yaml(path)
-    except (OSError, YamlError) as error:
+    except OSError as error:
+        raise ConfigError(f"cfg={path}: cannot be read ({error.strerror or error})") from error
+    except YamlError as error:
         raise ConfigError(f"cfg={path}: cannot be read as YAML ({error})") from error
     if content is None:
         return {}
@@ -212,8 +214,16 @@ def refuse_output_around(settings: Settings) -> None:
 
 
 def close_match(word: str, known: Sequence[str]) -> str:
-    """Return ``; did you mean 'x'?`` or the list of allowed words."""
+    """Return ``; did you mean 'x'?`` or the list of allowed words.
+
+    A word that is the beginning of a single known one counts as close.
+
+    >>> close_match("conf", ["confidence", "iou"]), close_match("x", ["confidence", "iou"])
+    ("; did you mean 'confidence'?", '; allowed: confidence, iou')
+    """
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    begun = [name for name in known if len(word) > 2 and name.startswith(word)]
+    match = match or (begun if len(begun) == 1 else [])
     if match:
         return f"; did you mean {match[0]!r}?"
     return f"; allowed: {', '.join(known)}"

@@ -6,7 +6,7 @@
     one_to_one: precision, recall, F1 and average precision, each label matched once
         (spineline.detect.evaluation.matching); class_agnostic: the same without regard to classes
     seed: the older cervical project's metrics (spineline.detect.evaluation.seed_metrics)
-    level_accuracy_8px: only for datasets whose classes are the levels
+    level_accuracy_8px: only for datasets whose classes are levels, under whatever names
 
 A metric of ``one_to_one`` and ``seed`` is ``{value, ci95: [low, high], n}``. ``ci95`` holds the
 2.5 % and 97.5 % points of a bootstrap over studies. ``n`` is the number of labels, detections or
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from spineline.datasets.bare.classes import levels_of_names
 from spineline.datasets.coco import boxed_structures, coco_from_records
 from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 from spineline.datasets.labels import HEALTH_NAMES, LEVELS, Classes, class_names
@@ -88,7 +89,7 @@ class Evaluation:
         truth: the labels as a COCO dict.
         results: the detections as a COCO list of results.
         coco: the metrics of pycocotools.
-        levels: hits by level if the dataset's classes are the levels, else None.
+        levels: hits by level if the dataset's classes are levels, else None.
         weights: (draws + 1, images) how often each image counts.
     """
 
@@ -177,7 +178,8 @@ def evaluate_detections(
         },
         "bootstrap": {"unit": "study", "draws": rules.draws, "seed": rules.seed},
     }
-    levels = level_hits(records, found) if labels == "level" else None
+    are_levels = labels == "level" if isinstance(labels, str) else bool(levels_of_names(names))
+    levels = level_hits(records, found) if are_levels else None
     if levels is not None:
         by_level = {level: levels.hit[levels.level == n] for n, level in enumerate(LEVELS)}
         metrics["level_accuracy_8px"] = _share(levels.hit)
@@ -190,15 +192,16 @@ def level_hits(records: Sequence[ImageRecord], found: Sequence[Detections]) -> L
 
     Args:
         records: labels; structures outside the eleven levels do not count.
-        found: detections of each image; their classes must be the levels.
+        found: detections of each image; their classes name levels as we do or in other words.
     """
     image, level, hit = [], [], []
     for number, (record, detections) in enumerate(zip(records, found, strict=True)):
         labels = level_labels(record.structures)
         best = detections.best_of_each_class()
+        level_of = levels_of_names(best.names)
         points = dict(
             zip(
-                (best.names[index] for index in best.class_index.tolist()),
+                (level_of.get(best.names[index], "") for index in best.class_index.tolist()),
                 best.centres_xy.tolist(),
                 strict=True,
             )

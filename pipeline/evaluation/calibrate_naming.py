@@ -16,6 +16,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from typing import Any
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import (
     check_output,
+    read_json,
     staged_folder,
     write_bytes,
     write_json,
 )
-from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.images import read_uint8_image
@@ -48,9 +50,10 @@ from spineline.pipeline.evaluation.naming_stress import (
     calibration_gap,
     fit_coefficients,
     is_judged,
-    name_changed_spine,
+    named_spines,
     outcome_shares,
     reliability_png,
+    row_from_json,
     with_coefficients,
 )
 from spineline.pipeline.evaluation.settings import NamingCalibrate
@@ -60,9 +63,11 @@ from spineline.pipeline.inference.decode import DecodeSettings
 from spineline.pipeline.inference.naming import COEFFICIENTS, NamingCoefficients
 from spineline.pipeline.inference.pipeline import NAMING_PROBABILITY, Pipeline, bundle_of
 from spineline.pipeline.inference.settings import ModelSettings
+from spineline.pipeline.run.engine_local import torch_threads
 from spineline.weights import WeightsFile, names_in_list, weights_record
 
 NAMER_FILE = "namer.safetensors"
+ROWS_FILE = "rows.json"
 
 Networks = tuple[WeightsFile, WeightsFile]
 """Detector and level reader."""
@@ -96,12 +101,14 @@ def calibrate(settings: NamingCalibrate) -> NamingCalibrateResult:
     """Fit the probability of names, and store it in the level reader's file.
 
     Raises:
-        ConfigError: there is no level reader of one's own, or the folds are not of this data.
+        ConfigError: there is no level reader of one's own, a key has no effect, or the folds or
+            the rows are not of this data.
         AnnotationError: the data cannot be read, or have too few right or wrong namings.
         ImageReadError: an image cannot be read.
         OutputExistsError: ``out`` exists.
         WeightsError: a network cannot be used.
     """
+    settings.refuse_unused()
     check_output(settings.out, overwrite=settings.overwrite)
     networks = _networks(settings, "weights=…")
     folds = read_fold_weights(settings.folds) if settings.folds else ()
@@ -109,10 +116,11 @@ def calibrate(settings: NamingCalibrate) -> NamingCalibrateResult:
     models = [fold.applied(settings) for fold in folds] or [settings]
     of_fold = [_networks(each, f"folds=…, fold {n}") for n, each in enumerate(models)]
     groups, failures = labelled_spines(settings, folds)
-    rows = [
-        named_spines(model, spines, settings.seed)
-        for model, spines in zip(models, groups, strict=True)
-    ]
+    made_with = _made_with(settings, of_fold)
+    if settings.rows is None:
+        rows = [_named(model, spines) for model, spines in zip(models, groups, strict=True)]
+    else:
+        rows = _read_rows(settings.rows, made_with, groups)
     parts = rows if folds else _in_groups([row for part in rows for row in part])
     whole = [row for part in parts for row in part]
     coefficients = checked_fit(whole, "")
@@ -140,6 +148,8 @@ def calibrate(settings: NamingCalibrate) -> NamingCalibrateResult:
             stage / "metrics.json",
             {"coefficients": asdict(coefficients), "min_naming_probability": least, **metrics},
         )
+        named = [[asdict(row) for row in part] for part in rows]
+        write_json(stage / ROWS_FILE, {**made_with, "rows": named})
         write_bytes(stage / "reliability.png", reliability_png(judged))
         if folds:
             _write_folds(stage, settings.out, folds, list(zip(of_fold, others, strict=True)))
@@ -223,15 +233,39 @@ def _points(record: ImageRecord) -> dict[str, tuple[float, float]]:
     return {s.level: s.point_xy for s in record.structures if s.level in LEVELS}
 
 
-def named_spines(
-    settings: ModelSettings, spines: Sequence[LabelledSpine], seed: int
-) -> list[StressRow]:
-    """The namings of spines under each change, by the networks of settings."""
-    loaded = Pipeline.from_settings(settings)
-    pipeline = replace(loaded, classifier=None, decoding=DecodeSettings())
-    tasks = [(spine, stress) for spine in spines for stress in STRESSES]
-    shown = progress(tasks, description="spines under each change")
-    return [name_changed_spine(pipeline, *task, seed=seed) for task in shown]
+def _named(settings: NamingCalibrate, spines: Sequence[LabelledSpine]) -> list[StressRow]:
+    """The namings of spines, by networks with the default coefficients, whatever is in the file."""
+    pipeline = replace(Pipeline.from_settings(settings), decoding=DecodeSettings())
+    with nullcontext() if settings.threads is None else torch_threads(settings.threads):
+        return named_spines(pipeline, spines, seed=settings.seed)
+
+
+def _made_with(settings: NamingCalibrate, networks: Sequence[Networks]) -> dict[str, Any]:
+    """What the rows of an earlier run must have been made with: networks, by fold, and the seed."""
+    hashes = [{"detector": d.sha256, "namer": n.sha256} for d, n in networks]
+    return {"networks": hashes, "seed": settings.seed}
+
+
+def _read_rows(
+    path: Path, made_with: Mapping[str, Any], groups: Sequence[Sequence[LabelledSpine]]
+) -> list[list[StressRow]]:
+    """The rows of an earlier run for the spines of each fold.
+
+    Raises:
+        ConfigError: the file cannot be read, or belongs to other networks, spines or another seed.
+    """
+    try:
+        content = read_json(path)
+        rows = [[row_from_json(row) for row in part] for part in content["rows"]]
+        earlier = {name: content[name] for name in made_with}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"rows={path}: not a {ROWS_FILE} of naming calibrate ({error!r})"
+        raise ConfigError(msg) from error
+    wanted = [(spine.name, stress) for part in groups for spine in part for stress in STRESSES]
+    if earlier != made_with or [(row.spine, row.stress) for part in rows for row in part] != wanted:
+        msg = f"rows={path}: made with other data, networks or folds, or with another seed"
+        raise ConfigError(f"{msg}; leave rows= out to name the spines anew")
+    return rows
 
 
 def checked_fit(rows: Sequence[StressRow], without: str) -> NamingCoefficients:

@@ -22,10 +22,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from spineline.datasets.common.arrays import FloatArray
+from spineline.datasets.common.log import progress
 from spineline.datasets.common.plots import figure_png, new_figure
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.dicom.geometry import Reorientation
@@ -94,6 +96,29 @@ class StressRow:
         if self.names_right:
             return "right"
         return "wrong_warned" if self.codes else "wrong_silent"
+
+
+def named_spines(
+    pipeline: Pipeline,
+    spines: Sequence[LabelledSpine],
+    *,
+    stresses: Sequence[str] = (),
+    seed: int,
+) -> list[StressRow]:
+    """The rows of spines under each change, or under those given; nothing is graded."""
+    naming = replace(pipeline, classifier=None)
+    tasks = [(spine, stress) for spine in spines for stress in stresses or STRESSES]
+    shown = progress(tasks, description="spines under each change")
+    return [name_changed_spine(naming, *task, seed=seed) for task in shown]
+
+
+def row_from_json(content: Mapping[str, Any]) -> StressRow:
+    """The row of which ``content`` is the `asdict`, as JSON gives it back.
+
+    Raises:
+        TypeError: it is none.
+    """
+    return StressRow(**{**content, "codes": tuple(content["codes"])})
 
 
 def name_changed_spine(

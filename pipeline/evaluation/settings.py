@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from spineline.datasets.common.errors import ConfigError
@@ -14,6 +14,9 @@ from spineline.pipeline.inference.settings import (
     check_spacing,
 )
 from spineline.pipeline.outputs.settings import NAMES_HELP, SALT_HELP, check_salt
+
+_NO_NAMING = ("classifier", "crop_boxes", "force", "slices")
+"""Keys that ``naming calibrate`` refuses: they do not affect the naming of a single image."""
 
 _ABSTAINED = (
     "how to score studies whose levels are a guess: as wrong, or left out of all "
@@ -93,8 +96,21 @@ class NamingCalibrate(ModelSettings):
         group="model",
     )
     out: Path = key(
-        "folder to write: namer.safetensors, metrics.json, reliability.png; with folds=, also "
-        "fold_weights.json"
+        "folder to write: namer.safetensors, metrics.json, rows.json, reliability.png; with "
+        "folds=, also fold_weights.json"
+    )
+    rows: Path | None = key(
+        "rows.json of an earlier run with the same data and networks: its namings are used, and "
+        "no networks run",
+        default=None,
+        group="data",
+    )
+    threads: int | None = key(
+        "threads of the networks on the CPU; none: OMP_NUM_THREADS, else one with ONNX Runtime "
+        "and OpenVINO, and as many as torch chooses; the last digits of numbers may differ",
+        default=None,
+        minimum=1,
+        maximum=256,
     )
     seed: int = key("random seed for the changes of the images", default=0, minimum=0)
     overwrite: bool = key("replace an earlier output", default=False)
@@ -106,3 +122,18 @@ class NamingCalibrate(ModelSettings):
             raise ConfigError(f"{msg} out")
         if self.decode == "argmax":
             raise ConfigError("decode=argmax: gives names no probability; leave it out")
+
+    def refuse_unused(self) -> None:
+        """Refuse keys of [ModelSettings][] that would change nothing.
+
+        This is no check of the dataclass, because a fold's networks, with a classifier, take the
+        place of these.
+
+        Raises:
+            ConfigError: one of them is not the default.
+        """
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if spec.name in _NO_NAMING and value != spec.default:
+                msg = f"{spec.name}={value}: changes nothing here, where single images of the data"
+                raise ConfigError(f"{msg} are named and none is graded; leave it out")

@@ -24,10 +24,16 @@ import numpy.typing as npt
 from spineline.classify.combined import CombinedClassifier
 from spineline.datasets.common.arrays import BoolArray
 from spineline.datasets.common.devices import check_device
-from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.errors import (
+    ConfigError,
+    SpinelineError,
+    UnknownWeightsError,
+    WeightsError,
+)
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.common.run_record import package_version
+from spineline.datasets.common.settings import close_match
 from spineline.datasets.crops.extract import extract_crops
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import LEVELS
@@ -574,8 +580,12 @@ def _bundle_named(settings: ModelSettings) -> Bundle:
     """The bundle of ``weights=``; the name or path of one network replaces it in the default."""
     name, registry = settings.weights, load_registry()
     path_like = Path(name).suffix or len(Path(name).parts) > 1 or Path(name).is_file()
-    if name in registry.bundles or not (registry.find(name) or path_like):
+    if name in registry.bundles:
         return resolve_bundle(name)
+    if not (registry.find(name) or path_like):
+        known = [*registry.bundles, *(entry.name for entry in registry.entries)]
+        msg = f"weights={name}: no such bundle, network or file"
+        raise UnknownWeightsError(msg + close_match(name, known))
     task, default = task_of(name, trust=settings.trust), resolve_bundle()
     given = resolve(name, task=task, trust=settings.trust)
     if task == "detect":

@@ -244,6 +244,7 @@ class _Run:
         failures = (manifest.entries[name].failure for name in sorted(skipped))
         self._earlier = [failure for failure in failures if failure is not None]
         self._skipped = len(skipped) - len(self._earlier)
+        self._recorded = False
 
     def _is_settled(self, name: str) -> bool:
         """Whether an earlier run's entry for a case is still valid."""
@@ -293,6 +294,8 @@ class _Run:
             refusal = outcome.analysis.result.refusal
         if failure is not None:
             _discard_result(self._out / outcome.name)  # an earlier run's result, from other files
+        if not self._recorded:  # a run that is interrupted keeps its formats, too
+            self._record(())
         self._manifest.add(
             ManifestEntry(
                 study=outcome.name,
@@ -346,12 +349,17 @@ class _Run:
         reasons = [(failure.name, failure.reason) for failure in failures]
         write_cohort_extras(self._out, results, reasons, self._settings)
         write_log(self._out, self._log(done, failures))
+        self._record(failures)
+        self._tell(len(done), failures, len(refused))
+        return PredictResult(self._out, results, failures, self._skipped, refused)
+
+    def _record(self, failures: Sequence[Failure]) -> None:
+        """Write ``run.yaml``."""
         failed = [{"study": failure.name, "reason": failure.reason} for failure in failures]
         settings = recorded(replace(self._settings, overwrite=False, retry=False))
         words = {"runtime": self._runtime, "failures": failed}
         write_run_record(self._out, "pipeline predict", settings, **words)
-        self._tell(len(done), failures, len(refused))
-        return PredictResult(self._out, results, failures, self._skipped, refused)
+        self._recorded = True
 
     def _log(self, done: Sequence[str], failures: Sequence[Failure]) -> Iterator[str]:
         for name in done:

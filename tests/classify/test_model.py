@@ -260,7 +260,7 @@ def test_a_hostile_pickle_runs_no_code(tmp_path: Path, trust: bool) -> None:
 
 
 def test_grades_are_probabilities(weights: Path) -> None:
-    classifier = load_classifier(weights)
+    classifier = load_classifier(str(weights))
     assert isinstance(classifier, Classifier)
     assert (classifier.head, classifier.crop) == ("both", CropSpec(32, 1.3, "spine"))
     grades = classifier.grade(grey_crops(5))

@@ -238,12 +238,16 @@ def test_a_json_that_cannot_be_read_does_not_hide_what_else_a_folder_holds(tmp_p
     [
         ("a.zip", b"PK\x03\x04", "this is an archive; unpack it and give its content"),
         ("a.xml", b"<annotation></annotation>", r"annotations=.*a\.xml: "),
+        ("folder/a.xml", b"<annotation></annotation>", r"annotations=.*folder: .* or Pascal VOC"),
+        ("folder/a.txt", b"0 0.5 0.5 0.1 0.1", "no annotations of a known kind; YOLO and COCO"),
     ],
 )
 def test_what_is_near_to_a_source_says_what_to_do(tmp_path, name, data, message):
-    (tmp_path / name).write_bytes(data)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
     with pytest.raises(AnnotationError, match=message):
-        source_kind(tmp_path / name)
+        source_kind(path.parent if "/" in name else path)
 
 
 def test_of_many_findings_the_first_are_shown(report_source, run_cli, monkeypatch):

@@ -28,7 +28,7 @@ def test_parts_and_paths(tmp_path, as_yaml):
     write(tmp_path, "train", "a", "b")
     write(tmp_path, "test", "c")
     (tmp_path / "data.yaml").touch()
-    dataset = load_dataset(tmp_path / "data.yaml" if as_yaml else tmp_path)
+    dataset = load_dataset(tmp_path / "data.yaml" if as_yaml else str(tmp_path))
     assert dataset.names == LEVELS
     assert {part: len(r) for part, r in dataset.records.items()} == {
         "train": 2,

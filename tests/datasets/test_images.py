@@ -202,7 +202,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     ("name", "message"),
     [
         ("cut.png", "cannot be decoded"),
-        ("text.png", "cannot be decoded"),
+        ("text.png", r"cannot be decoded \(it is no image\); the file may be damaged"),
         ("empty.jpg", "cannot be decoded"),
         ("text.npy", "cannot be read as a NumPy array"),
         ("cut.npy", "cannot be read as a NumPy array"),

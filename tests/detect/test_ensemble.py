@@ -230,7 +230,7 @@ def other_weights(untrained: Any, meta_of: Any, tmp_path_factory: pytest.TempPat
 def test_two_of_the_same_give_what_one_gives(weights: Path, images: list[np.ndarray]) -> None:
     from torchvision.ops import batched_nms
 
-    one, two = load_detector(weights), load_ensemble([weights, weights])
+    one, two = load_detector(str(weights)), load_ensemble([weights, str(weights)])
     given: dict[str, Any] = {"confidence": 0.5, "max_detections": 40}
     for image, found in zip(images[:2], two.detect(images[:2], **given), strict=True):
         (all_of_it,) = one.detect([image], confidence=0.05, iou=0.55, max_detections=40)

@@ -426,11 +426,15 @@ def test_a_user_who_ends_the_run(go, monkeypatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "load_engine", lambda name: ended)
-    found = go()
+    found = go("to=report")
     assert found.code == 130
     assert "interrupted: 1 of 3 studies were done in this run and are kept in o" in found.warned
+    assert Path("o/run.yaml").exists()
     monkeypatch.setattr(command, "load_engine", lambda name: run)
-    assert go().done == ["b", "c"]
+    again = go()
+    assert again.done == ["b", "c"]
+    assert "to=report: kept from the earlier run into o" in again.said
+    assert all(Path(f"o/{name}/report.html").exists() for name in "abc")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -74,6 +74,8 @@ def test_values_become_their_types(name, raw, value):
     ("given", "message"),
     [
         ({"out": "o", "epoch": 1}, "unknown key 'epoch'; did you mean 'epochs'"),
+        ({"out": "o", "ove": 1}, "unknown key 'ove'; did you mean 'overwrite'"),
+        ({"out": "o", "ov": 1}, "unknown key 'ov'; allowed: out, epochs"),
         ({"out": "o", "zzz": 1}, "unknown key 'zzz'; allowed: out, epochs"),
         ({}, r"missing out=… \(where to\)"),
         ({"out": "o", "epochs": "many"}, "epochs=many: not a valid value, wanted int"),
@@ -296,3 +298,8 @@ def test_help_lists_the_keys_of_a_group():
     lines = {k.name: (k.type, k.default) for k in describe(Table)}
     assert list(lines) == ["out", "columns.file", "columns.patient", "columns.depth"]
     assert lines["columns.file"] == ("text", "Файлы")
+
+
+def test_a_settings_file_that_is_missing(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read \(No such file"):
+        read_settings_file(tmp_path / "none.yaml")

@@ -198,6 +198,26 @@ def test_level_accuracy_worked_out_by_hand() -> None:
     assert pooled["coco.map50"]["value"] == pytest.approx(evaluation.coco.map50, abs=1e-6)
 
 
+def test_levels_count_under_the_names_of_a_dataset_of_ones_own() -> None:
+    names = ("lesion", "L1/2", "LWK1")
+    spots = {"LWK1": (50.0, 20.0), "L1/2": (50.0, 40.0), "lesion": (20.0, 20.0)}
+    structures = tuple(
+        Structure(
+            {"LWK1": "L1", "L1/2": "L1-L2"}.get(name, ""), "disc" if "/" in name else "vertebra",
+            (x, y), (x - 5, y - 5, x + 5, y + 5), class_name=name,
+        )
+        for name, (x, y) in spots.items()
+    )  # fmt: skip
+    record = ImageRecord("1", "1", 100, 100, structures, file="1.png")
+    boxes = np.array([[45, 15, 55, 25], [65, 35, 75, 45]], dtype=np.float32)
+    found = Detections(boxes, np.array([0.9, 0.8], dtype=np.float32), np.array([2, 1]), names)
+    metrics = evaluate_detections([record], [found], names, MatchingRules(draws=0)).metrics
+    assert metrics["level_accuracy_8px"] == {"value": 0.5, "n": 2}
+    nothing = [no_detections(("lesion",))]
+    without = evaluate_detections([record], nothing, ("lesion",), MatchingRules(draws=0)).metrics
+    assert "level_accuracy_8px" not in without
+
+
 @pytest.mark.parametrize(("offset", "near"), [((7.99, 0), 1), ((5.6, 5.6), 1), ((5.7, 5.7), 0)])
 def test_the_distance_is_euclidean(offset: tuple[float, float], near: int) -> None:
     found = boxes_at([(50 + offset[0], 50 + offset[1], 0.9, "L1")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from spineline.datasets.common.errors import AnnotationError, ConfigError, Weigh
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.networks.tensors import pack_described, read_described
 from spineline.datasets.phantoms.phantom import draw_spine
-from spineline.pipeline.evaluation import calibrate_naming
+from spineline.pipeline.evaluation import calibrate_naming, naming_stress
 from spineline.pipeline.evaluation.calibrate_naming import calibrate, checked_fit
 from spineline.pipeline.evaluation.fold_weights import read_fold_weights
 from spineline.pipeline.evaluation.naming_stress import StressRow, name_changed_spine
 from spineline.pipeline.evaluation.settings import NamingCalibrate
 from spineline.pipeline.evaluation.stress_set import STRESSES, LabelledSpine, level_distance_px
+from spineline.pipeline.inference import pipeline as inference
 from spineline.pipeline.inference.decode import DecodeSettings
 from spineline.pipeline.inference.naming import COEFFICIENTS, NamingCoefficients, NamingEvidence
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of, decoding_of
@@ -52,7 +54,7 @@ def drawn_row(pipeline: Pipeline, spine: LabelledSpine, stress: str, *, seed: in
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate_naming, "name_changed_spine", drawn_row)
+    monkeypatch.setattr(naming_stress, "name_changed_spine", drawn_row)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,9 @@ def studies_of(data: Path, *parts: str) -> list[str]:
 def test_the_fit_is_stored_and_applies(data: Path, tmp_path: Path, drawn: None) -> None:
     found = calibrate(NamingCalibrate(data=data, out=tmp_path / "out"))
     files = {path.name for path in found.out.iterdir()}
-    assert files == {"namer.safetensors", "metrics.json", "reliability.png", "run.yaml"}
+    assert files == {
+        "namer.safetensors", "metrics.json", "rows.json", "reliability.png", "run.yaml",
+    }  # fmt: skip
     assert found.coefficients.margin == pytest.approx(TRUE.margin, abs=0.08)
     stored = json.loads((found.out / "metrics.json").read_text())
     assert stored["fitted"] == found.metrics["fitted"]
@@ -90,6 +94,60 @@ def test_the_fit_is_stored_and_applies(data: Path, tmp_path: Path, drawn: None) 
     written = load_file(found.namer)
     assert given.keys() == written.keys()
     assert all(np.array_equal(given[name], written[name]) for name in given)
+
+
+def test_a_second_fit_takes_the_rows_of_the_first(
+    data: Path, tmp_path: Path, drawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = calibrate(NamingCalibrate(data=data, out=tmp_path / "first"))
+    monkeypatch.setattr(calibrate_naming, "named_spines", None)
+    again = NamingCalibrate(data=data, out=tmp_path / "again", rows=first.out / "rows.json")
+    second = calibrate(replace(again, min_naming_probability=0.5))
+    assert second.coefficients == first.coefficients
+    assert second.metrics["fitted"]["all"]["coverage"] > first.metrics["fitted"]["all"]["coverage"]
+    assert second.namer.read_bytes() == first.namer.read_bytes()
+    assert (second.out / "rows.json").read_bytes() == (first.out / "rows.json").read_bytes()
+    other = replace(again, out=tmp_path / "other")
+    for keys in ({"seed": 1}, {"part": "all"}, {"namer": str(first.namer)}):
+        with pytest.raises(ConfigError, match=r"made with other data, networks or folds, or with"):
+            calibrate(replace(other, **keys))
+    for damage in (tmp_path / "none.json", first.out / "metrics.json"):
+        with pytest.raises(ConfigError, match=r"not a rows\.json of naming calibrate"):
+            calibrate(replace(other, rows=damage))
+    assert not other.out.exists()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"slices": 3}, {"crop_boxes": "detector"}, {"force": True}, {"classifier": "lumbar-grades"}],
+    ids=str,
+)
+def test_keys_without_effect_are_refused(
+    data: Path, tmp_path: Path, keys: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(keys))}=.*: changes nothing here"):
+        calibrate(NamingCalibrate(data=data, out=tmp_path / "out", **keys))
+
+
+def test_threads_reach_the_networks(
+    data: Path, tmp_path: Path, drawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of ONNX Runtime when they are loaded, torch's while they run."""
+    loaded: list[int] = []
+    set_for: list[int] = []
+    whole = inference.load_by_graphs
+
+    def watched(bundle: object, form: object, threads: int) -> object:
+        loaded.append(threads)
+        return whole(bundle, form, threads)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inference, "load_by_graphs", watched)
+    monkeypatch.setattr(
+        calibrate_naming, "torch_threads", lambda count: nullcontext(set_for.append(count))
+    )
+    calibrate(NamingCalibrate(data=data, out=tmp_path / "a", threads=2))
+    calibrate(NamingCalibrate(data=data, out=tmp_path / "b"))
+    assert (loaded[0], set_for) == (2, [2])
 
 
 def test_all_parts_for_networks_that_saw_none(data: Path, tmp_path: Path, drawn: None) -> None:
@@ -153,7 +211,7 @@ def test_the_networks_themselves_run(data: Path, tmp_path: Path, run_cli: RunCli
     """Real looks at two changes; too few to fit, and nothing is left behind."""
     with pytest.MonkeyPatch.context() as patch:
         few = {name: STRESSES[name] for name in ("plain", "gamma 2")}
-        patch.setattr(calibrate_naming, "STRESSES", few)
+        patch.setattr(naming_stress, "STRESSES", few)
         status, _, err = run_cli("naming", "calibrate", f"data={data}", f"out={tmp_path / 'o'}")
     assert status == 1
     assert "right and" in err
@@ -218,9 +276,10 @@ def test_a_calibration_can_be_repeated(data: Path, tmp_path: Path) -> None:
     points = {s.level: s.point_xy for s in spine.record.structures}
     labelled = LabelledSpine("a", "a", "data", spine.pixels, points)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate_naming, "STRESSES", {"plain": STRESSES["plain"]})
+        patch.setattr(naming_stress, "STRESSES", {"plain": STRESSES["plain"]})
+        keys = {"data": data, "out": tmp_path / "out", "runtime": "torch"}
         rows = [
-            calibrate_naming.named_spines(ModelSettings(namer=name, runtime="torch"), [labelled], 0)
+            calibrate_naming._named(NamingCalibrate(**keys, namer=name), [labelled])
             for name in (str(calibrated), "lumbar-namer")
         ]
     assert rows[0][0].evidence == pytest.approx(rows[1][0].evidence)

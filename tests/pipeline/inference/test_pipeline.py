@@ -29,9 +29,11 @@ def test_one_network_takes_its_place_in_the_default(name: str, as_path: bool) ->
     [
         ({"weights": "lumbar-yolov8n,none"}, "classifier=none: the pipeline needs one"),
         ({"detector": "none"}, "detector=none: the pipeline needs one; only namer=none can"),
+        ({"weights": "lumbar-yolo8n"}, "no such bundle, network or file; did you mean 'lumbar-yol"),
+        ({"weights": "zzz"}, "no such bundle, network or file; allowed: default, lumbar-yolov8n"),
         ({"weights": "a,b,c,d"}, r"weights=a,b,c,d: wanted a bundle, or DETECTOR,CLASSIFIER\["),
     ],
-    ids=["no classifier", "no detector", "four"],
+    ids=["no classifier", "no detector", "misspelt", "unknown", "four"],
 )
 def test_a_bundle_that_is_none(keys: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
