@@ -300,10 +300,18 @@ def check_data(settings: PipelineTrain) -> str:
     """The SHA-256 of the data's annotations, independent of the dataset's location.
 
     Raises:
-        AnnotationError: the data cannot be read, or its classes are not the levels.
+        AnnotationError: the data cannot be read, its classes are not the levels, or nothing to
+            train on is graded.
     """
     dataset = load_dataset(settings.data)
     check_labels(settings.data, dataset.labels)
+    structures = [s for record in dataset.records["train"] for s in record.structures]
+    if all(s.class_in("seven") is None for s in structures):
+        msg = f"data={settings.data}: no structure of its train part has a grade, which a "
+        raise AnnotationError(
+            f"{msg}classifier needs; give them tags, or train the other networks alone "
+            "(spineline detect train, spineline naming train)"
+        )
     digest = hashlib.sha256()
     for part in PARTS:
         file = dataset.root / "annotations" / f"{part}.json"

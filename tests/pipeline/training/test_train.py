@@ -343,10 +343,23 @@ def test_data_that_will_not_do_is_refused_before_anything_is_written(
     phantoms, data = tmp_path / "phantoms", tmp_path / "data"
     few = ("n=2", "region=lumbar", "size=128", "slices=1")
     assert run_cli("data", "phantom", f"out={phantoms}", *few)[0] == 0
-    source = (f"annotations={phantoms / 'annotations.json'}", f"images={phantoms / 'studies'}")
+    source_file = phantoms / "annotations.json"
+    source = (f"annotations={source_file}", f"images={phantoms / 'studies'}")
     converted = ("convert", "tianchi", *source, f"out={data}", "split=train", "labels=seven")
     assert run_cli(*converted)[0] == 0
-    for given, message in ((data, "labels=seven; wanted labels=level"), (phantoms, "no converted")):
+    ungraded, entries = tmp_path / "ungraded", json.loads(source_file.read_text())
+    for entry in entries:
+        for point in entry["data"][0]["annotation"][0]["data"]["point"]:
+            point["tag"].update(disc="", vertebra="")
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(entries))
+    words = (f"annotations={other}", source[1], f"out={ungraded}", "split=train")
+    assert run_cli("convert", "tianchi", *words)[0] == 0
+    for given, message in (
+        (data, "labels=seven; wanted labels=level"),
+        (phantoms, "no converted"),
+        (ungraded, "no structure of its train part has a grade"),
+    ):
         code, _, errors = go(data=given)
         assert (code, message in errors) == (1, True), errors
         assert not out.exists()
