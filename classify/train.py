@@ -133,6 +133,8 @@ def train(settings: ClassifyTrain) -> TrainingResult:
     data = load_training_data(settings.data, recipe, given=given, seed=settings.seed)
     start = None if resuming else _pretrained_trunk(settings, data.recipe)
     own = None if resuming or start is not None else _own_weights(settings)
+    if not resuming and own is None and "components" not in given:
+        data = _with_fewer_components(data)
     config = _begun_config(out) if resuming else _network_config(data, start, own)
     plan = ClassifierPlan(data, config, settings.seed, device, settings.val_every)
     network = _start_network(plan.config, settings, start, own)
@@ -163,6 +165,23 @@ def _check_fit(recipe: Recipe) -> None:
         if recipe.fit == "logistic" and value != wanted:
             msg = f"{name}={value}: fit=logistic fits the heads once, on the trunk's own features"
             raise ConfigError(f"{msg}; use {name}={wanted}, or fit=epochs")
+
+
+def _with_fewer_components(data: TrainingData) -> TrainingData:
+    """The data with the recipe's components lowered, with a warning, if it has too few crops."""
+    recipe, crops = data.recipe, sum(not row.variant for row in data.train.rows)
+    most = max(crops // 2 if recipe.whiten else crops - 1, 1)  # whitened noise would drown the rest
+    if not _is_fixed(recipe) or recipe.components < len(data.train):
+        return data
+    LOG.warning(
+        "components: %d instead of %d, because there are few crops", most, recipe.components
+    )
+    return replace(data, recipe=replace(recipe, components=most))
+
+
+def _is_fixed(recipe: Recipe) -> bool:
+    """Whether the features are principal components of what a fixed trunk measures."""
+    return recipe.model == GRADIENTS or recipe.keep_blocks > 0
 
 
 def _begun_config(out: Path) -> NetworkConfig:
@@ -225,7 +244,6 @@ def _network_config(
         mean, std, origin = own[1].mean, own[1].std, own[1].origin
     same_crops = own is not None and own[1].crop == recipe.crop()
     known = own[1].greys if own is not None and same_crops else None
-    fixed = recipe.model == GRADIENTS or recipe.keep_blocks > 0
     return NetworkConfig(
         model=recipe.model,
         head=head,
@@ -235,7 +253,7 @@ def _network_config(
         crop=recipe.crop(),
         mean=mean,
         std=std,
-        components=recipe.components if fixed else 0,
+        components=recipe.components if _is_fixed(recipe) else 0,
         members=recipe.members,
         feature_dropout=recipe.feature_dropout,
         greys=grey_range(data.train, known),
@@ -690,8 +708,9 @@ def _member_logits(
 def kept_features(plan: ClassifierPlan, network: Network, pixels: Tensor) -> Tensor | None:
     """Features of ``copies`` augmented copies of the training crops, (copies, N, F) on the CPU.
 
-    There are no more copies than epochs, because an epoch shows each crop once. None if the recipe
-    wants fresh copies, or if the trunk learns. The seed determines the copies.
+    There are no more copies than epochs, because an epoch shows each crop once; only a fit in one
+    step takes all. None if the recipe wants fresh copies, or if the trunk learns. The seed
+    determines the copies.
     """
     recipe = plan.recipe
     if not recipe.copies:

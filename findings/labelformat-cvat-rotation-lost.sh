@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # labelformat ignores the rotation of CVAT boxes, so that a turned disc gets a box in another shape.
 #
-# Packages: labelformat==0.1.17, pydantic-xml==2.22.0, PyYAML==6.0.4, fsspec==2026.9.0, Pillow==12.3.0
+# Packages: labelformat==0.1.17, pydantic-xml==2.22.0, PyYAML==6.0.4, fsspec==2026.9.0, Pillow==12.3.0,
+#   opencv-python-headless==4.14.0.94, numpy==2.4.6
 # Input: a CVAT file with two boxes of 80 x 20 pixels around one centre, of which the second is turned by 90
 #   degrees by the handle that CVAT puts on each box, converted to YOLO.
 # Expected: 80 x 20 and 20 x 80 pixels, or an error: CVAT writes "rotation", in degrees, to each box that was
 #   turned, and the corners in the file are those before the turn.
 # Seen: 80 x 20 pixels twice, and no word: a box of the file has no rotation for labelformat.
 # Why it matters: annotators turn boxes to fit tilted vertebrae and discs; the box that is learned from
-#   covers other tissue, and a seventh of the two boxes is common here.
+#   covers other tissue, and the two boxes overlap by a seventh (IoU).
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -191,9 +191,9 @@ def dixon_parts(
 ) -> tuple[DixonPart | None, ...]:
     """Identify images of a Dixon scan by comparing their brightness at the same places.
 
-    Water has the lowest ratio of fat to canal, and fat the highest. Of the others, those with
-    brighter marrow than water are in phase. If several are as dark in their fat as water, they are
-    out of phase, with darker marrow. Only clear cases are named.
+    Water has the lowest ratio of fat to canal, and fat the highest. Of the others, the one with the
+    brightest marrow is in phase, if it is brighter than that of water. If several are as dark in
+    their fat as water, they are out of phase, with darker marrow. Only clear cases are named.
 
     Args:
         images: (rows, columns) each, of one slice position and size, in standard orientation.

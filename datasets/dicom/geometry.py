@@ -149,24 +149,25 @@ def standard_orientation(header: SliceHeader) -> Reorientation:
 
     Columns then run from front to back and rows from head to foot, as closely as right-angle turns
     and mirroring allow. A slice that has no orientation or is not sagittal is not turned. Pixels
-    become square by the header's spacing, unless its aspect is implausible (`MOST_ASPECT`).
+    become square by the header's spacing, or without one by its PixelAspectRatio, unless the aspect
+    is implausible (`MOST_ASPECT`).
     """
     turn = _standard_turn(header)
-    return replace(turn, scaled_hw=_square_size(turn, header.spacing_rc_mm))
+    return replace(turn, scaled_hw=_square_size(turn, header.spacing_rc_mm or header.aspect_rc))
 
 
 def _square_size(
-    turn: Reorientation, spacing_rc_mm: tuple[float, float] | None
+    turn: Reorientation, pixel_rc: tuple[float, float] | None
 ) -> tuple[int, int] | None:
     """Rows and columns that make pixels square, or None if they are square or cannot become so."""
-    if spacing_rc_mm is None:
+    if pixel_rc is None:
         return None
-    high_mm, wide_mm = spacing_rc_mm[::-1] if turn.transpose else spacing_rc_mm
-    fine_mm = min(high_mm, wide_mm)
-    if not 1 + _SQUARE < max(high_mm, wide_mm) / fine_mm <= MOST_ASPECT:
+    high, wide = pixel_rc[::-1] if turn.transpose else pixel_rc
+    fine = min(high, wide)
+    if not 1 + _SQUARE < max(high, wide) / fine <= MOST_ASPECT:
         return None
     rows, columns = turn.size_hw
-    size = round(rows * high_mm / fine_mm), round(columns * wide_mm / fine_mm)
+    size = round(rows * high / fine), round(columns * wide / fine)
     return None if size[0] * size[1] > MAX_PIXELS else size
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pydicom
@@ -38,8 +38,8 @@ _KEYWORDS = (
     "SeriesNumber", "InstanceNumber", "Modality", "SeriesDescription", "ProtocolName",
     "SequenceName", "BodyPartExamined", "ScanOptions", "ScanningSequence", "EchoTime",
     "RepetitionTime", "InversionTime", "ImageOrientationPatient", "ImagePositionPatient",
-    "SliceLocation", "FrameOfReferenceUID", "AcquisitionContrast", "PixelSpacing", "Rows",
-    "Columns",
+    "SliceLocation", "FrameOfReferenceUID", "AcquisitionContrast", "PixelSpacing",
+    "PixelAspectRatio", "Rows", "Columns",
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "ComplexImageComponent", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
@@ -60,6 +60,7 @@ class SliceHeader:
         study_uid, series_uid, instance_uid: DICOM identity.
         rows, columns: size in pixels.
         spacing_rc_mm: mm between rows and between columns, or None if absent or unusable.
+        aspect_rc: height and width of a pixel in some unit, if they are stated but not in mm.
         orientation: two unit vectors, LPS: along a row, then along a column; or None.
         position: centre of the top left pixel, LPS mm; or None.
         location_mm: SliceLocation, a position along some axis; used only without ``position``.
@@ -82,6 +83,7 @@ class SliceHeader:
     rows: int
     columns: int
     spacing_rc_mm: tuple[float, float] | None = None
+    aspect_rc: tuple[float, float] | None = None
     orientation: tuple[float, ...] | None = None
     position: tuple[float, float, float] | None = None
     series_description: str = ""
@@ -385,6 +387,9 @@ def _header(
     types = _texts(*(place("FrameType", "ImageType") if frame else (dataset, "ImageType")))
     texts = [_text(dataset, k) for k in ("SeriesDescription", "ProtocolName", "SequenceName")]
     texts[2] = texts[2].lstrip("*")  # of Siemens' *tse2d1, which after a T2 would read as T2*
+    spacing = _spacing(*place("PixelSpacing"), problems)
+    aspect, _ = _floats(dataset, "PixelAspectRatio")
+    is_aspect = spacing is None and aspect is not None and len(aspect) == 2 and min(aspect) > 0
     return SliceHeader(
         path=path,
         study_uid=_text(dataset, "StudyInstanceUID"),
@@ -392,7 +397,8 @@ def _header(
         instance_uid=_text(dataset, "SOPInstanceUID"),
         rows=rows,
         columns=columns,
-        spacing_rc_mm=_spacing(*place("PixelSpacing"), problems),
+        spacing_rc_mm=spacing,
+        aspect_rc=cast("tuple[float, float]", aspect) if is_aspect else None,
         orientation=_orientation(*place("ImageOrientationPatient"), problems),
         position=_position(*place("ImagePositionPatient"), problems),
         series_description=texts[0],
@@ -406,7 +412,7 @@ def _header(
         samples=integer_of(dataset, "SamplesPerPixel") or 1,
         frame=frame[0] if frame else None,
         frames=frame[1] if frame else 1,
-        image_type=(*types, *parts) if len(types) > 1 else types,
+        image_type=(*types, *("",) * (2 - len(types)), *parts) if parts else types,
         sop_class_uid=_text(dataset, "SOPClassUID"),
         words=" ".join(text for text in texts if text).upper(),
         scan_options=(*_texts(dataset, "ScanOptions"), *suppressed),

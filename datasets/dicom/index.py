@@ -549,7 +549,7 @@ def series_of(headers: Sequence[SliceHeader]) -> tuple[Series, ...]:
     Some scanners export every slice with a series UID of its own. Slices that share everything else
     that a series has in common then form one series, named by the UID of its first slice. Of three
     or more, numbers in descriptions, series numbers, and fractions of echo times may differ. So may
-    the frames of reference, if they repeat no more than the series UIDs.
+    the frames of reference in one folder, if they repeat no more than the series UIDs.
     """
     grouped: dict[str, list[SliceHeader]] = {}
     for header in headers:
@@ -560,7 +560,9 @@ def series_of(headers: Sequence[SliceHeader]) -> tuple[Series, ...]:
                                    (False, False, 3)):  # fmt: skip
         alike: dict[object, list[SliceHeader]] = {}
         for header in alone:
-            shared = _shared_by_slices(header, exactly=exactly, framed=framed) or header.series_uid
+            placed = None not in (header.orientation, header.position)
+            shared = _shared_by_slices(header, exactly=exactly, framed=framed)
+            shared = header.series_uid if shared is None or not (placed or least > 2) else shared
             alike.setdefault(shared, []).append(header)
         joined = [
             each
@@ -610,7 +612,7 @@ def _shared_by_slices(header: SliceHeader, *, exactly: bool, framed: bool) -> ob
         header.modality,
         header.image_type,
         echo if exactly or echo is None else round(echo),
-        header.frame_of_reference_uid if framed else None,
+        header.frame_of_reference_uid if framed else header.path.parent,
         (header.rows, header.columns, header.position is None, *rounded),
     )
 

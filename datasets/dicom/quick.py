@@ -65,6 +65,7 @@ _WANTED: dict[int, tuple[str, bytes]] = {
     0x00280010: ("Rows", b"US"),
     0x00280011: ("Columns", b"US"),
     0x00280030: ("PixelSpacing", b"DS"),
+    0x00280034: ("PixelAspectRatio", b"IS"),
 }
 QUICK_KEYWORDS: tuple[str, ...] = tuple(keyword for keyword, _ in _WANTED.values())
 """The tags that are read."""

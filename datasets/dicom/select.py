@@ -353,21 +353,27 @@ def _repeats(slices: tuple[SliceHeader, ...]) -> list[tuple[SliceHeader, ...]]:
     """Split slices that repeat every place equally often, such as two acquisitions.
 
     Echoes and images with suppressed fat stay together: of these, one is chosen at each place. If
-    numbers repeat, the order of the files' names shows which slices belong together.
+    numbers repeat, the order of the files' names shows which slices belong together, if names run
+    along the stack.
     """
     along = _positions(slices)
     numbers = {(header.instance_number, header.frame) for header in slices}
     kinds = {_within_place(header)[:2] for header in slices}
     if along is None or len(kinds) > 1:
         return [slices]
-    order = _within_place if len(numbers) == len(slices) else _by_name
+    is_numbered = len(numbers) == len(slices)
     places: dict[float, list[SliceHeader]] = {}
     for header, place in zip(slices, np.round(along, 2), strict=True):
         places.setdefault(float(place), []).append(header)
     counts = {len(place) for place in places.values()}
     if len(counts) > 1:
         return [slices]
-    return list(zip(*(sorted(place, key=order) for place in places.values()), strict=True))
+    order = _within_place if is_numbered else _by_name
+    split = list(zip(*(sorted(place, key=order) for place in places.values()), strict=True))
+    runs = [[_by_name(header) for header in part] for part in split]
+    if not is_numbered and any(run != sorted(run) and run != sorted(run)[::-1] for run in runs):
+        return [slices]
+    return split
 
 
 def _by_name(header: SliceHeader) -> tuple[tuple[int, int, str], ...]:
@@ -435,7 +441,7 @@ def _with_seen_parts(stacks: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
             changed.update(zip(places, _seen_parts(group, read), strict=True))
     for places in silent.values():
         group = [stacks[n] for n in places]
-        if len(group) > 1:
+        if 1 < len(group) <= _LOOKS and _middle(group[0])[0].has_geometry:
             changed.update(zip(places, _unnamed_parts(group, read), strict=True))
     return list(changed.values())
 
@@ -571,7 +577,7 @@ def _compared(ordered: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
     best = _penalty(ordered[0])
     groups: dict[object, list[int]] = {}
     for n, stack in enumerate(ordered):
-        if _penalty(stack) == best:
+        if _penalty(stack) == best and _middle(stack)[0].has_geometry:
             groups.setdefault(_geometry_of(stack), []).append(n)
     result = list(ordered)
     for places in (each for each in groups.values() if len(each) > 1):
@@ -613,8 +619,11 @@ def _seen(stack: _Stack, read: ReadImage) -> _Stack:
 
 
 def _spacing_upright(header: SliceHeader) -> tuple[float, float] | None:
-    spacing = header.spacing_rc_mm
-    return spacing[::-1] if spacing and standard_orientation(header).transpose else spacing
+    """Spacing of the image in standard orientation, in which pixels may have become square."""
+    spacing, turn = header.spacing_rc_mm, standard_orientation(header)
+    if spacing is not None and turn.scaled_hw is not None:
+        return min(spacing), min(spacing)
+    return spacing[::-1] if spacing and turn.transpose else spacing
 
 
 # Demerits

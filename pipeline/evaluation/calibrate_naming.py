@@ -69,6 +69,9 @@ from spineline.weights import WeightsFile, names_in_list, weights_record
 NAMER_FILE = "namer.safetensors"
 ROWS_FILE = "rows.json"
 
+_OF_NAMINGS = ("seed", "window", "confidence", "candidate_confidence", "iou")
+"""Keys that decide how spines are named."""
+
 Networks = tuple[WeightsFile, WeightsFile]
 """Detector and level reader."""
 
@@ -241,9 +244,9 @@ def _named(settings: NamingCalibrate, spines: Sequence[LabelledSpine]) -> list[S
 
 
 def _made_with(settings: NamingCalibrate, networks: Sequence[Networks]) -> dict[str, Any]:
-    """What the rows of an earlier run must have been made with: networks, by fold, and the seed."""
+    """What the rows of an earlier run must have been made with: networks, by fold, and keys."""
     hashes = [{"detector": d.sha256, "namer": n.sha256} for d, n in networks]
-    return {"networks": hashes, "seed": settings.seed}
+    return {"networks": hashes, **{name: getattr(settings, name) for name in _OF_NAMINGS}}
 
 
 def _read_rows(
@@ -263,7 +266,8 @@ def _read_rows(
         raise ConfigError(msg) from error
     wanted = [(spine.name, stress) for part in groups for spine in part for stress in STRESSES]
     if earlier != made_with or [(row.spine, row.stress) for part in rows for row in part] != wanted:
-        msg = f"rows={path}: made with other data, networks or folds, or with another seed"
+        keys = ", ".join(_OF_NAMINGS)
+        msg = f"rows={path}: made with other data, networks or folds, or another value of {keys}"
         raise ConfigError(f"{msg}; leave rows= out to name the spines anew")
     return rows
 

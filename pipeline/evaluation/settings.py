@@ -134,6 +134,8 @@ class NamingCalibrate(ModelSettings):
         """
         for spec in fields(self):
             value = getattr(self, spec.name)
+            if spec.name == "threads" and value is not None and self.rows is not None:
+                raise ConfigError("threads=: no networks run with rows=; leave one of them out")
             if spec.name in _NO_NAMING and value != spec.default:
                 msg = f"{spec.name}={value}: changes nothing here, where single images of the data"
                 raise ConfigError(f"{msg} are named and none is graded; leave it out")

@@ -280,18 +280,23 @@ def _unusual_slice(frame: Frame) -> list[Remark]:
         if angle > _MOST_OBLIQUE:
             text = f"the slice lies {angle:.0f} degrees off the sagittal plane"
             found.append(warning("orientation_unusual", text, degrees=round(angle, 1)))
-    if header is not None and header.spacing_rc_mm is not None:
-        between_rows, between_columns = header.spacing_rc_mm
-        if not 1 / _MOST_ASPECT <= between_rows / between_columns <= _MOST_ASPECT:
+    pixel = None if header is None else header.spacing_rc_mm or header.aspect_rc
+    if header is not None and pixel is not None:
+        high, wide = pixel
+        if not 1 / _MOST_ASPECT <= high / wide <= _MOST_ASPECT:
             text = (
-                f"pixels are {between_rows:g} mm high and {between_columns:g} mm wide by the "
-                "header; the image is analysed as stored, and millimetres may be wrong"
-                if frame.turn.scaled_hw is None
-                else f"pixels are {between_rows:g} mm high and {between_columns:g} mm wide by the "
-                "header; pixels were made square accordingly: is the header right?"
+                f"pixels are {high / wide:.3g} times as high as wide by the header's "
+                "PixelAspectRatio; "
+                if header.spacing_rc_mm is None
+                else f"pixels are {high:g} mm high and {wide:g} mm wide by the header; "
             )
-            spacing = header.spacing_rc_mm
-            found.append(warning("spacing_implausible", text, spacing_rc_mm=spacing))
+            text += (
+                "the image is analysed as stored, and millimetres may be wrong"
+                if frame.turn.scaled_hw is None
+                else "pixels were made square accordingly: is the header right?"
+            )
+            known = {} if header.spacing_rc_mm is None else {"spacing_rc_mm": header.spacing_rc_mm}
+            found.append(warning("spacing_implausible", text, **known))
     return found
 
 

@@ -295,7 +295,7 @@ class _Run:
         if failure is not None:
             _discard_result(self._out / outcome.name)  # an earlier run's result, from other files
         if not self._recorded:  # a run that is interrupted keeps its formats, too
-            self._record(())
+            self._record(self._earlier)
         self._manifest.add(
             ManifestEntry(
                 study=outcome.name,

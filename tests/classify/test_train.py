@@ -103,6 +103,18 @@ def test_a_tiny_network_learns(trained: Path) -> None:
     assert metrics["seven"]["macro_f1"] == pytest.approx(max(scores), abs=1e-5)
 
 
+def test_a_recipe_takes_fewer_components_if_there_are_few_crops(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = run(hyp="lumbar_linear", model="gradients", fit="logistic", epochs=1, hidden=0)
+    crops = int(next(m for m in caplog.messages if "few crops" in m).split()[1]) + 1
+    config = read_weights(result.last)[1]
+    assert config.components == crops - 1 < 400
+    assert json.loads((result.out / "recipe.json").read_text())["components"] == crops - 1
+    with pytest.raises(ConfigError, match=f"components={crops}: {crops} training crops have fewer"):
+        run(out="own", hyp="lumbar", model="gradients", components=crops)
+
+
 @pytest.mark.parametrize(("epochs", "copies"), [(2, 2), (9, 3)])
 def test_no_more_copies_than_epochs(
     epochs: int, copies: int, run: Run, caplog: pytest.LogCaptureFixture

@@ -122,8 +122,8 @@ def look_around(
         read: reads the levels of an image along a spine found in another; None without a level
             reader: the detector then runs on all slices.
         contrast: of equally suited series, those with a canal at least as bright are preferred, see
-            [spineline.pipeline.inference.suitability.contrast_along][], or those with the brightest
-            canal if no header states a weighting; None prefers none.
+            [spineline.pipeline.inference.suitability.contrast_along][], or those with nearly the
+            brightest canal if no header states a weighting; None prefers none.
     """
     if frame.around is None:
         return Joined(frame, spine)
@@ -217,20 +217,24 @@ def _best_series(
 def _with_bright_canal(looks: Sequence[SliceLook], least: float | None) -> list[SliceLook]:
     """The looks with at least that contrast of the canal; all if none has it.
 
-    If no header states a weighting, only those with nearly the greatest contrast.
+    If no header states a weighting, only those with nearly the greatest contrast, of those with
+    nearly the most levels.
     """
     if least is None:
         return list(looks)
     found = [contrast_along(look.frame.image, look.spine.structures) for look in looks]
-    headers = [look.frame.header for look in looks]
-    if all(header is not None and weighting(header) == "unknown" for header in headers):
-        least = max((each for each in found if each is not None), default=0.0) - _LESS_CONTRAST
     bright = [
-        look
+        (look, contrast)
         for look, contrast in zip(looks, found, strict=True)
         if contrast is not None and contrast >= least
     ]
-    return bright or list(looks)
+    headers = [look.frame.header for look in looks]
+    if bright and all(header and weighting(header) == "unknown" for header in headers):
+        most = max(len(look.spine.structures) for look, _ in bright)
+        bright = [each for each in bright if len(each[0].spine.structures) >= most - 1]
+        limit = max(contrast for _, contrast in bright) - _LESS_CONTRAST
+        bright = [each for each in bright if each[1] >= limit]
+    return [look for look, _ in bright] or list(looks)
 
 
 def _glances(

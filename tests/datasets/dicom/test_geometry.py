@@ -179,6 +179,13 @@ def test_a_box_of_a_squared_image_by_hand() -> None:
     assert_allclose(turn.boxes_to_native([[2, 1.5, 10, 81.5]]), [[2, 0, 10, 20]])
 
 
+def test_without_spacing_the_aspect_makes_pixels_square() -> None:
+    header = replace(HEADER, spacing_rc_mm=None, aspect_rc=(4.0, 1.0))
+    assert standard_orientation(header) == standard_orientation(HEADER)
+    both = replace(HEADER, aspect_rc=(1.0, 2.0))
+    assert standard_orientation(both) == standard_orientation(HEADER)
+
+
 @pytest.mark.parametrize("spacing", [None, (1.0, 1.005), (1.0, 4.1)], ids=str)
 def test_what_is_square_or_beyond_belief_stays(spacing: tuple[float, float] | None) -> None:
     assert standard_orientation(replace(HEADER, spacing_rc_mm=spacing)).scaled_hw is None

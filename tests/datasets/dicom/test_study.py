@@ -22,6 +22,7 @@ from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom import header as dicom_header
 from spineline.datasets.dicom import pixels as dicom_pixels
 from spineline.datasets.dicom.geometry import pixel_to_patient
+from spineline.datasets.dicom.header import read_headers
 from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.dicom.select import choose_slice
 from spineline.datasets.dicom.study import instances_by_uids, scan
@@ -632,3 +633,23 @@ def test_fat_suppression_of_enhanced_files_is_seen(write_dicom: WriteDicom, tag:
     dataset.save_as(path)
     (warning,) = choose_slice(scan(path)[0]).warnings
     assert "fat-suppressed" in warning.text
+
+
+@pytest.mark.parametrize(
+    ("spacing", "aspect", "found"),
+    [
+        (None, [3, 2], (3.0, 2.0)),
+        ([0.5, 0.5], [3, 2], None),
+        (None, None, None),
+        (None, [3, 0], None),
+    ],
+)
+def test_an_aspect_counts_only_without_spacing(
+    write_dicom: Callable[..., Path],
+    spacing: list[float] | None,
+    aspect: list[int] | None,
+    found: tuple[float, float] | None,
+) -> None:
+    path = write_dicom("s/a", PixelSpacing=spacing, PixelAspectRatio=aspect)
+    (header,) = read_headers(path)
+    assert header.aspect_rc == found

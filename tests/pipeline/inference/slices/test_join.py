@@ -260,22 +260,28 @@ def test_of_equally_suited_series_the_better_is_kept(better: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("contrasts", "words", "kept"),
+    ("contrasts", "words", "levels", "kept"),
     [
-        ((-0.3, 0.3), "T2", "other"),
-        ((-0.3, -0.6), "T2", "t2"),
-        ((0.1, 0.3), "T2", "t2"),
-        ((0.1, 0.3), "", "other"),
-        ((0.3, 0.1), "", "t2"),
+        ((-0.3, 0.3), "T2", 5, "other"),
+        ((-0.3, -0.6), "T2", 5, "t2"),
+        ((0.1, 0.3), "T2", 10, "t2"),
+        ((0.1, 0.3), "", 10, "other"),
+        ((0.1, 0.3), "", 5, "t2"),
+        ((-0.3, 0.3), "", 5, "other"),
+        ((0.3, 0.1), "", 10, "t2"),
     ],
-    ids=["dark", "both-dark", "both-bright", "unknown", "unknown-first"],
+    ids=["dark", "both-dark", "both-bright", "unknown", "few", "unknown-dark", "unknown-first"],
 )
 def test_of_equally_suited_series_one_with_a_bright_canal_is_kept(
-    monkeypatch: pytest.MonkeyPatch, contrasts: tuple[float, float], words: str, kept: str
+    monkeypatch: pytest.MonkeyPatch,
+    contrasts: tuple[float, float],
+    words: str,
+    levels: int,
+    kept: str,
 ) -> None:
     left = list(contrasts)
     monkeypatch.setattr(join, "contrast_along", lambda *_: left.pop(0))
-    eyes = Eyes(spine(), spine([2, 3, 4, 5, 6]))
+    eyes = Eyes(spine(), spine(list(range(levels))))
     rival = frame(1, 2, Surroundings(), series="other", words=words)
     first = frame(0, 4, Surroundings(rivals=(rival,)), words=words)
     joined = look_around(first, eyes(image=first.image), eyes, sure=0.9, contrast=-0.05)
