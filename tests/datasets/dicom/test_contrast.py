@@ -10,11 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
+from spineline.datasets.dicom import select
 from spineline.datasets.dicom.contrast import (
     dixon_parts,
     look_at_one_place,
     look_at_sagittal,
 )
+from spineline.datasets.dicom.geometry import standard_orientation
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.select import Series, Study, choose_slice
 from spineline.datasets.dicom.study import scan
@@ -209,6 +211,62 @@ def test_a_dixon_scan_that_nothing_names_is_known_by_its_fat_image(
     assert {choice.slice.series_uid, *(h.series_uid for h in choice.neighbours)} == {"water"}
     assert len(choice.neighbours) == 4
     assert "the water image of a Dixon scan" in str(choice.warnings)
+
+
+def counting(image: np.ndarray) -> tuple[list[str], Callable[[SliceHeader], np.ndarray]]:
+    """A reader that gives every slice this image, and the paths that it read."""
+    paths: list[str] = []
+
+    def read(header: SliceHeader) -> np.ndarray:
+        paths.append(str(header.path))
+        return image
+
+    return paths, read
+
+
+def test_of_many_series_alike_few_are_read() -> None:
+    """As of a dynamic series, whose phases differ in nothing but their time."""
+    series = tuple(
+        series_of(T2, "T2 SAG", f"{n:02}", echo_time_ms=90.0, scan_options=("NFS",))
+        for n in range(40)
+    )
+    paths, read = counting(T2)
+    choose_slice(Study("1", "s", Path(), series), read=read)
+    assert 0 < len(set(paths)) <= 8
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_only_series_at_known_places_are_compared(
+    placed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def look(images: list[np.ndarray], _spacing: object) -> tuple[None, ...]:
+        seen.append(len(images))
+        return (None,) * len(images)
+
+    monkeypatch.setattr(select, "look_at_one_place", look)
+    series = [series_of(T2, "T2 SAG", uid) for uid in "ab"]
+    if not placed:
+        series = [
+            replace(each, slices=tuple(replace(h, position=None) for h in each.slices))
+            for each in series
+        ]
+    choose_slice(Study("1", "s", Path(), tuple(series)), read=reader(a=T2, b=T2))
+    assert bool(seen) is placed
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 1.0), (1.0, 0.5)])
+def test_contrast_is_measured_with_the_spacing_of_square_pixels(
+    spacing: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = series_of(T2, "T2 SAG", "a")
+    slices = tuple(replace(header, spacing_rc_mm=spacing) for header in series.slices)
+    used: list[object] = []
+    monkeypatch.setattr(select, "look_at_sagittal", lambda _, mm: used.append(mm))
+    study = Study("1", "s", Path(), (Series("a", "T2 SAG", slices),))
+    choose_slice(study, read=lambda header: standard_orientation(header).apply(T2))
+    assert set(used) == {(0.5, 0.5)}
 
 
 def test_plain_and_fat_suppressed_series_of_one_name_are_no_dixon_scan() -> None:

@@ -653,3 +653,11 @@ def test_an_aspect_counts_only_without_spacing(
     path = write_dicom("s/a", PixelSpacing=spacing, PixelAspectRatio=aspect)
     (header,) = read_headers(path)
     assert header.aspect_rc == found
+
+
+def test_a_phase_image_is_none_of_magnitude_whatever_its_type_says(
+    write_dicom: Callable[..., Path],
+) -> None:
+    path = write_dicom("s/a", ImageType=None, ComplexImageComponent="PHASE")
+    (header,) = read_headers(path)
+    assert header.image_type == ("", "", "PHASE")

@@ -108,9 +108,11 @@ def test_a_second_fit_takes_the_rows_of_the_first(
     assert second.namer.read_bytes() == first.namer.read_bytes()
     assert (second.out / "rows.json").read_bytes() == (first.out / "rows.json").read_bytes()
     other = replace(again, out=tmp_path / "other")
-    for keys in ({"seed": 1}, {"part": "all"}, {"namer": str(first.namer)}):
-        with pytest.raises(ConfigError, match=r"made with other data, networks or folds, or with"):
+    for keys in ({"seed": 1}, {"part": "all"}, {"namer": str(first.namer)}, {"iou": 0.3}):
+        with pytest.raises(ConfigError, match=r"other data, networks or folds, or another value"):
             calibrate(replace(other, **keys))
+    with pytest.raises(ConfigError, match="threads=: no networks run with rows="):
+        calibrate(replace(other, threads=2))
     for damage in (tmp_path / "none.json", first.out / "metrics.json"):
         with pytest.raises(ConfigError, match=r"not a rows\.json of naming calibrate"):
             calibrate(replace(other, rows=damage))

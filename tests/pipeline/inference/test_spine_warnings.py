@@ -203,6 +203,28 @@ def test_one_spacing_scaled(tmp_path, fake_pipeline, make_study) -> None:
     assert codes(fake_pipeline, tmp_path / "s") == ("spacing_implausible",)
 
 
+@pytest.mark.parametrize(
+    ("aspect", "said"),
+    [
+        (
+            [3, 1],
+            "pixels are 3 times as high as wide by the header's PixelAspectRatio; pixels were",
+        ),
+        ([5, 1], "PixelAspectRatio; the image is analysed as stored"),
+    ],
+)
+def test_an_aspect_that_is_far_from_square(
+    tmp_path, fake_pipeline, make_study, aspect: list[int], said: str
+) -> None:
+    def stretched(ds) -> None:
+        del ds.PixelSpacing
+        ds.PixelAspectRatio = aspect
+
+    make_study(tmp_path / "s", change=stretched)
+    found = analysed(fake_pipeline, tmp_path / "s").result.warnings
+    assert any(w.code == "spacing_implausible" and said in w.text for w in found)
+
+
 # ---- the naming
 
 
