@@ -31,11 +31,11 @@ _LOCALIZER = re.compile(
     r"LOCALI[SZ]|LOCATOR|SCOUT|SURVEY|SCANOGRAM|POSDISP|"
     r"(?<![A-Z])(?:LOC|AAH|PILOT|PLAN(?![ _-]*(?:SAG|COR|AX|TRA)))(?![A-Z])|定位"
 )  # in French, "plan sagittal" is the plane
-_SUPPRESSION = r"(?:SAT|SUP+R)[A-ZÉÓ.]*[ _-]*(?:DE[ _-]*(?:LA[ _-]*)?)?GRA(?:ISSE|SA|S+O)"
+_SUPPRESSION = r"(?:SAT|SUP+R)[A-ZÉÓ.]*[ _-]*(?:DE[ _-]*(?:LA[ _-]*)?)?(?:GRAISSE|GRASA|GRAS+O)"
 _FAT_SUPPRESSED = re.compile(
     r"(?<![A-Z])(?:T2|T2W)?[ _-]?(?:FS|FATS?|SFS|STIR|TIRM|SPAIR|SPIR|CHESS|WE|IR)(?![A-Z])"
     r"|FAT[ _-]?SAT|FAT[ _-]?SUP|FATSUP|(?<![A-Z])(?:FSAT|WATER)(?![A-Z])"
-    r"|FETT[ _-]?(?:S[ÄA]|GES|UNTERDR|SUP)|(?<![A-Z])VET[ _-]?(?:SAT|SUP|ONDERDR)"
+    r"|FETT[ _-]?(?:(?:GE)?S[ÄA]|UNTERDR|SUP)|(?<![A-Z])VET[ _-]?(?:SAT|SUP|ONDERDR)"
     rf"|{_SUPPRESSION}|ЖИРОПОДАВ|压脂|抑脂|脂肪抑制"
 )
 _NOT_SUPPRESSED = re.compile(
