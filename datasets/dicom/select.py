@@ -370,10 +370,11 @@ def _repeats(slices: tuple[SliceHeader, ...]) -> list[tuple[SliceHeader, ...]]:
         return [slices]
     order = _within_place if is_numbered else _by_name
     split = list(zip(*(sorted(place, key=order) for place in places.values()), strict=True))
+    if is_numbered:
+        return split
     runs = [[_by_name(header) for header in part] for part in split]
-    if not is_numbered and any(run != sorted(run) and run != sorted(run)[::-1] for run in runs):
-        return [slices]
-    return split
+    run_along = all(run in (sorted(run), sorted(run)[::-1]) for run in runs)
+    return split if run_along else [slices]
 
 
 def _by_name(header: SliceHeader) -> tuple[tuple[int, int, str], ...]:
