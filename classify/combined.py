@@ -247,7 +247,11 @@ def mean_probabilities(tables: Sequence[FloatArray | None], shares: FloatArray) 
         tables: of the members; tables of members without a share are ignored.
         shares: (members, N), see [Combination.shares_of][].
     """
-    pairs = [(t, s) for t, s in zip(tables, shares, strict=True) if t is not None and s.any()]
+    pairs = [
+        (table, share)
+        for table, share in zip(tables, shares, strict=True)
+        if table is not None and (share.any() or not share.size)
+    ]
     return np.asarray(sum(table * share[:, None] for table, share in pairs), dtype=np.float64)
 
 
@@ -439,7 +443,7 @@ def combined_grades(
         mean = with_temperature(
             mean_probabilities(v5, shares["binary"]), temperature.get("binary", 1.0)
         )
-        yes = np.where(vertebra, 0.0, mean[:, 1] if len(mean) else 0.0)
+        yes = np.where(vertebra, 0.0, mean[:, 1])
         found = replace(found, binary=yes.astype(np.float32))
     return found
 

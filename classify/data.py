@@ -106,7 +106,9 @@ def load_part(data: Path, part: Part, spec: CropSpec) -> CropTable:
             msg = f"{data}: its crops are {table.spec}, the network wants {spec}; cut them again"
             raise ConfigError(msg)
     else:
-        table = make_crops(load_dataset(data), part, spec)
+        dataset = load_dataset(data)
+        dataset.check_whole(data)
+        table = make_crops(dataset, part, spec)
         _refuse_failures(data, table)
     if table is None or not len(table):
         msg = f"{data}: no labelled structure in its {part} part; check split="
@@ -127,6 +129,7 @@ def _with_reason(message: str, data: Path) -> str:
 
 def _tables_of_dataset(data: Path, recipe: Recipe) -> dict[Part, CropTable]:
     dataset = load_dataset(data)
+    dataset.check_whole(data)
     pad = recipe.size // _PAD_DIVISOR
     train = make_crops(dataset, "train", recipe.crop(), pad=pad, jitter=recipe.jitter)
     val = make_crops(dataset, "val", recipe.crop())

@@ -453,7 +453,10 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
 
 
 def _origin(value: Any) -> Origin | None:
-    return None if value is None else Origin(str(value["source"]), str(value["licence"]))
+    """The source of the trunk's weights; ``weights strip`` removes one that is an address."""
+    if value is None:
+        return None
+    return Origin(str(value.get("source", "unknown")), str(value["licence"]))
 
 
 def _yes_or_no(value: object) -> bool:

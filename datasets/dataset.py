@@ -20,6 +20,8 @@ from spineline.datasets.quality_control import Finding
 from spineline.datasets.splits import PARTS, Part, fold_folders
 from spineline.datasets.types import ImageRecord
 
+_SHOWN = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -60,6 +62,20 @@ class Dataset:
     def failures(self) -> tuple[str, ...]:
         """One message for each image that cannot be used."""
         return tuple(f"{f.image_id}: {f.detail}" for f in self.findings if f.action == LEFT_OUT)
+
+    def check_whole(self, data: Path) -> None:
+        """Refuse a dataset with images that cannot be used, for which part of it is not enough.
+
+        Args:
+            data: the dataset as the user named it, for the message.
+
+        Raises:
+            AnnotationError: there are such images; the message gives the first few reasons.
+        """
+        if self.failures:
+            shown = "; ".join(self.failures[:_SHOWN])
+            msg = f"data={data}: {len(self.failures)} images cannot be used: {shown}"
+            raise AnnotationError(msg)
 
     def image_path(self, record: ImageRecord) -> Path:
         """Return the path of the record's image."""

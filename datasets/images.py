@@ -11,6 +11,7 @@ import io
 import os
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,10 +60,11 @@ def image_names(paths: Sequence[Path]) -> list[str]:
     ['a_b', 'c.jpg', 'c.png']
     """
     stems = [plain_name(path.stem, "image").lower() for path in paths]
+    counts = Counter(stems)
     names: list[str] = []
     used: set[str] = set()
     for path, stem in zip(paths, stems, strict=True):
-        name = plain_name(path.stem if stems.count(stem) == 1 else path.name, "image")
+        name = plain_name(path.stem if counts[stem] == 1 else path.name, "image")
         number, wanted = 1, name
         while name.lower() in used:
             number += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,11 @@ def predict(settings: DetectPredict) -> DetectPredictResult:
     check_choice(settings)
     check_output(settings.out, overwrite=settings.overwrite)
     device_name(settings.device)
-    sources = find_sources(settings.source)
+    sources, unusable = find_sources(settings.source)
     chosen = load_chosen(settings)
-    failures: list[str] = []
+    failures = list(unusable)
+    for failure in failures:
+        LOG.warning("%s", failure)
     content: dict[str, list[dict[str, Any]]] = {"images": [], "categories": [], "predictions": []}
     content["categories"] = [{"id": i, "name": n} for i, n in enumerate(chosen.detector.names, 1)]
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
@@ -93,8 +96,11 @@ def predict(settings: DetectPredict) -> DetectPredictResult:
     return DetectPredictResult(settings.out, len(content["images"]), tuple(failures))
 
 
-def find_sources(source: Path) -> tuple[_Source, ...]:
+def find_sources(source: Path) -> tuple[tuple[_Source, ...], tuple[str, ...]]:
     """Find the images at a path, in a fixed order, each with a unique name.
+
+    Returns:
+        The images, and one message for each image of a plain dataset that cannot be used.
 
     Raises:
         SpinelineError: there is no such path, or no image in it.
@@ -104,14 +110,16 @@ def find_sources(source: Path) -> tuple[_Source, ...]:
     if source.name == "data.yaml":
         dataset = load_dataset(source, own_classes=True)
         records = dataset.all_records()
-        return tuple(_Source(r.image_id, dataset.image_path(r), True) for r in records)
+        sources = (_Source(r.image_id, dataset.image_path(r), windowed=True) for r in records)
+        return tuple(sources), dataset.failures
     files = [source] if source.is_file() else _images_in(source.iterdir())
     if not files:
         msg = f"source={source}: no image in it; looked for {', '.join(IMAGE_SUFFIXES)}"
         raise SpinelineError(msg)
-    stems = [file.stem for file in files]
-    names = [f.stem if stems.count(f.stem) == 1 else f.name for f in files]
-    return tuple(_Source(n, f, False) for n, f in zip(names, files, strict=True))
+    stems = Counter(file.stem for file in files)
+    names = [f.stem if stems[f.stem] == 1 else f.name for f in files]
+    found = (_Source(n, f, windowed=False) for n, f in zip(names, files, strict=True))
+    return tuple(found), ()
 
 
 def _images_in(files: Iterable[Path]) -> list[Path]:

@@ -66,6 +66,8 @@ def val(settings: DetectVal) -> DetectValResult:
     if chosen.detector.names == dataset.own_names:  # trained on this dataset's own classes
         dataset = replace(dataset, classes=dataset.own_names)
     _check_classes(settings, chosen.detector, dataset)
+    for failure in dataset.failures:
+        LOG.warning("%s", failure)
     found, failures = _detect(settings, chosen.detector, dataset, records)
     rules = MatchingRules(
         match_iou=settings.match_iou,

@@ -65,7 +65,8 @@ def train(settings: NamingTrain) -> TrainingResult:
     """Train a level reader; the weights of the last epoch are the result.
 
     Raises:
-        AnnotationError: the dataset cannot be read, or has no labelled spine for training.
+        AnnotationError: the dataset cannot be read, has images that cannot be used, or has no
+            labelled spine for training.
         OutputExistsError: ``out`` exists and ``overwrite`` is not set.
         SpinelineError: the loss became NaN or infinite.
         WeightsError: the initial weights cannot be used, or belong to another network.
@@ -73,6 +74,7 @@ def train(settings: NamingTrain) -> TrainingResult:
     refuse_output_around(settings)
     device = torch.device(device_name(settings.device))
     dataset = load_dataset(settings.data)
+    dataset.check_whole(settings.data)
     spines = load_spines(dataset, "train")
     if not spines:
         msg = (

@@ -19,6 +19,7 @@ from spineline.converters.sources.result.files import is_result_source
 from spineline.converters.sources.result.read import ResultRules, read_results
 from spineline.converters.sources.source import AnnotationSource, LeftOut, detect_kind, load_json
 from spineline.converters.sources.tianchi import read_tianchi
+from spineline.datasets.bare.contents import LEFT_OUT
 from spineline.datasets.common.errors import AnnotationError, ConfigError, DicomReadError
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
@@ -219,7 +220,12 @@ def _from_dataset(settings: GroundTruthSettings, data: Path) -> GroundTruthSet:
         GroundTruth(record, Case(record.image_id, path=dataset.image_path(record), window="none"))
         for record in records
     )
-    return GroundTruthSet(truths, (), {})
+    left_out = (
+        LeftOut(f.image_id, f.study, f.finding, f.detail, failed=True)
+        for f in dataset.findings
+        if f.action == LEFT_OUT
+    )
+    return GroundTruthSet(truths, tuple(left_out), {})
 
 
 def _wanted(truths: Sequence[GroundTruth], settings: GroundTruthSettings) -> list[GroundTruth]:

@@ -90,6 +90,18 @@ def test_the_mean_of_members_by_hand(pair: list[Path]) -> None:
     assert (found.binary[~DISC] == 0).all()
 
 
+@pytest.mark.parametrize("temperature", [{}, {"seven": 1.5, "binary": 0.8}], ids=["1", "own"])
+def test_no_structures_have_no_grades(pair: list[Path], temperature: dict[str, float]) -> None:
+    combined = load_classifier(pair)
+    assert isinstance(combined, CombinedClassifier)
+    combined = replace(combined, combination=replace(combined.combination, temperature=temperature))
+    crops = [crops_of(32)[:0], crops_of(24)[:0]]
+    for kinds in (None, []):
+        found = combined.grade(crops, kinds)
+        assert (found.seven.shape, found.binary.shape) == ((0, 7), (0,))
+        assert (found.seven_given.shape, found.binary_given.shape) == ((0,), (0,))
+
+
 def test_one_file_alone_is_the_classifier_itself(pair: list[Path]) -> None:
     crops = crops_of(32)
     one, listed = load_classifier(pair[0]).grade(crops), load_classifier(pair[:1]).grade(crops)

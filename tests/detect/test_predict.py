@@ -47,8 +47,9 @@ def test_predictions_overlays_and_text_agree(dataset: Path, weights: Path, tmp_p
 def test_a_dataset_is_taken_as_windowed_already(
     dataset: Path, weights: Path, tmp_path: Path
 ) -> None:
-    sources = find_sources(dataset / "data.yaml")
+    sources, failures = find_sources(dataset / "data.yaml")
     assert len(sources) == 10
+    assert not failures
     assert all(source.windowed for source in sources)
     out = tmp_path / "out"
     predict(
@@ -62,8 +63,8 @@ def test_single_image_and_clashing_names(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "b.png"):
         cv2.imwrite(str(tmp_path / name), image)
     (tmp_path / "notes.txt").write_text("not an image")
-    assert [s.name for s in find_sources(tmp_path)] == ["a.jpg", "a.png", "b"]
-    assert [s.name for s in find_sources(tmp_path / "a.png")] == ["a"]
+    assert [s.name for s in find_sources(tmp_path)[0]] == ["a.jpg", "a.png", "b"]
+    assert [s.name for s in find_sources(tmp_path / "a.png")[0]] == ["a"]
 
 
 def test_a_batch_goes_on_after_an_unusable_image(
@@ -82,6 +83,25 @@ def test_a_batch_goes_on_after_an_unusable_image(
     assert "b.png: every pixel has the same value" in errors
     content = json.loads((out / "predictions.json").read_text())
     assert [image["file_name"] for image in content["images"]] == ["c.png"]
+
+
+def test_images_of_a_plain_dataset_that_cannot_be_used_are_failures(
+    run_cli: Cli, weights: Path, tmp_path: Path
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    (data / "images").mkdir(parents=True)
+    (data / "labels").mkdir()
+    for name in ("a", "b"):
+        cv2.imwrite(str(data / "images" / f"{name}.png"), np.eye(64, dtype=np.uint8) * 200)
+        (data / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (data / "images" / "b.png").write_bytes(b"broken")
+    (data / "data.yaml").write_text("train: images\nval: images\nnames: [L5]\n")
+    words = ("detect", "predict", f"model={weights}", f"source={data}/data.yaml", f"out={out}")
+    code, _, errors = run_cli(*words)
+    assert code == 1
+    assert "b: " in errors
+    content = json.loads((out / "predictions.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.png"]
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,16 @@ from spineline.classify.model import (
     build_network,
     config_from_metadata,
     network_metadata,
+    network_state,
     read_weights,
+    save_weights,
 )
 from spineline.classify.trunks.blocks import BlockTrunk
 from spineline.classify.trunks.pretrained import Origin, named_as_timm, packaged_trunk
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.crops.spec import CropSpec
+from spineline.pipeline.training.settings import WeightsStrip
+from spineline.pipeline.training.strip import strip_weights
 
 Cli = Callable[..., tuple[int, str, str]]
 LITE = "tf_efficientnet_lite0"
@@ -106,6 +110,17 @@ def test_metadata_keep_where_weights_come_from() -> None:
     described = network_metadata(config)
     assert described["pretrained"] == {"source": "a package 1.0", "licence": "Apache-2.0"}
     assert config_from_metadata(described, "here") == config
+
+
+def test_weights_whose_source_was_stripped_can_be_read(tmp_path: Path) -> None:
+    """``weights strip`` leaves addresses out; some of timm's weights are known by theirs alone."""
+    config = replace(
+        CONFIG, model=TINY, origin=Origin("timm 1.0, https://example.org/a.pth", "MIT")
+    )
+    file, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_weights(file, network_state(build_network(config)), config)
+    strip_weights(WeightsStrip(weights=file, out=out))
+    assert read_weights(out)[1] == replace(config, origin=Origin("unknown", "MIT"))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.crops.files import load_crops
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.labels import LEVELS
+from spineline.detect.level_reader.settings import NamingTrain
+from spineline.detect.level_reader.train import train as train_level_reader
 
 SPELLINGS = ("L5/S1", "LWK5", "disc L4-5", "L4")
 LEVELS_OF_SPELLINGS = ("L5-S1", "L5", "L4-L5", "L4")
@@ -109,6 +111,17 @@ def test_coco_layouts(tmp_path, file, image, named):
     assert [s.level for s in record.structures] == ["L4", "L4-L5", "L5", "L5-S1"]
     assert record.structures[0].box_xyxy == (34, 21, 46, 31)
     assert record.structures[0].point_xy == (41, 30)
+
+
+def test_a_broken_image_is_named_where_all_are_needed(tmp_path):
+    data = roboflow(tmp_path / "set")
+    load_dataset(data).check_whole(data)
+    (data / "train/images/c.png").write_bytes(b"broken")
+    with pytest.raises(AnnotationError, match=r"data=.*set: 1 images cannot be used: c: "):
+        load_dataset(data).check_whole(data)
+    with pytest.raises(AnnotationError, match="1 images cannot be used"):
+        train_level_reader(NamingTrain(data=data, out=tmp_path / "run", epochs=1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_of_a_coco_file_elsewhere(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from spineline.converters.sources.result.corrections import Corrections, write_corrections
 from spineline.datasets.common.errors import AnnotationError, ConfigError
@@ -95,6 +96,19 @@ def test_images_of_a_dataset_keep_their_grey_values(dataset: Path, frames: Label
     assert [case.path and case.path.name for case in found.cases()] == [
         f"{name}.png" for name in names(load(frames))
     ]
+
+
+def test_images_of_a_plain_dataset_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for folder in ("images", "labels"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(np.eye(64, dtype=np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "images" / "b.png").write_bytes(b"broken")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [L5]\n")
+    found = load_ground_truth(GroundTruthSettings(data=tmp_path))
+    assert names(found) == ["a"]
+    assert {(entry.image_id, entry.failed) for entry in found.left_out} == {("b", True)}
 
 
 @pytest.mark.parametrize("of", ["frames", "cohort"])
