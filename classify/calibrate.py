@@ -29,13 +29,8 @@ from spineline.classify.combined import (
     two_classes,
     with_temperature,
 )
-from spineline.classify.model import (
-    MIN_TEMPERATURE,
-    NetworkConfig,
-    read_weights,
-    save_combined,
-    save_weights,
-)
+from spineline.classify.network.layers import MIN_TEMPERATURE, NetworkConfig
+from spineline.classify.network.weights_file import read_weights, save_combined, save_weights
 from spineline.classify.recipe import Head
 from spineline.classify.settings import ClassifyCalibrate
 from spineline.datasets.common.arrays import BoolArray, Float32Array, FloatArray, IntArray

@@ -21,10 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from spineline.classify.exported import groups_alike
-from spineline.classify.model import (
-    GradientNetworks,
-    Network,
-    NetworkConfig,
+from spineline.classify.network.layers import GradientNetworks, Network, NetworkConfig
+from spineline.classify.network.weights_file import (
     load_network,
     network_metadata,
     network_state,

@@ -163,10 +163,14 @@ class Recipe(Settings):
     )
 
     @property
+    def has_components(self) -> bool:
+        """Whether features are principal components of what a fixed trunk measures."""
+        return self.model == "gradients" or self.keep_blocks > 0
+
+    @property
     def trunk_learns(self) -> bool:
         """Whether training changes the trunk."""
-        fixed = self.model == "gradients" or self.keep_blocks or self.freeze_trunk
-        return not fixed and self.fit == "epochs"
+        return self.fit == "epochs" and not (self.has_components or self.freeze_trunk)
 
     def crop(self) -> CropSpec:
         """How crops are cut."""

@@ -28,7 +28,9 @@ SIZE = 128
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six drawn studies with grades, two folds, and a classifier without training for each."""
-    from spineline.classify.model import NetworkConfig, build_network, network_state, save_weights
+    from spineline.classify.network.build import build_network
+    from spineline.classify.network.layers import NetworkConfig
+    from spineline.classify.network.weights_file import network_state, save_weights
     from spineline.datasets.crops.spec import CropSpec
 
     root = tmp_path_factory.mktemp("limits")

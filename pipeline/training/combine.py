@@ -8,7 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from spineline.classify.combined import Combination, equal_shares
-from spineline.classify.model import read_members, read_weights, save_combined, save_weights
+from spineline.classify.network.weights_file import (
+    read_members,
+    read_weights,
+    save_combined,
+    save_weights,
+)
 from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.dataset import load_dataset

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from spineline.classify import train as classify_train
-from spineline.classify.model import check_model_name
+from spineline.classify.network.build import check_model_name
 from spineline.classify.recipe import Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
 from spineline.classify.trunks.pretrained import is_packaged

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spineline.classify.recipe import Recipe, load_recipe
+from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.coco import coco_from_records, coco_text
+from spineline.datasets.common.settings import parse_settings
 from spineline.datasets.labels import LEVELS, kind_of_level
+from spineline.datasets.networks.training import TrainingResult
 from spineline.datasets.types import ImageRecord, Structure
 
 TINY = "test_resnet"
@@ -127,3 +130,25 @@ def plain_weights(dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory
     values: dict[str, object] = {**TINY_VALUES, "epochs": 1}
     settings = ClassifyTrain(data=dataset_folder, out=out, threads=1, plots=False, **values)  # type: ignore[arg-type]
     return train(settings).last
+
+
+@pytest.fixture
+def run(
+    dataset_folder: Path, tmp_path: Path, tiny_words: list[str]
+) -> Callable[..., TrainingResult]:
+    """Train a tiny network: ``run(out="name", key=value, …)``."""
+    from spineline.classify.train import train  # imports torch and timm
+
+    def start(out: str | Path = "run", **values: object) -> TrainingResult:
+        words: dict[str, object] = dict(word.split("=") for word in tiny_words)
+        merged = {
+            **words,
+            "data": dataset_folder,
+            "threads": 1,
+            "plots": False,
+            **values,
+            "out": tmp_path / out,
+        }
+        return train(parse_settings(ClassifyTrain, merged))
+
+    return start

@@ -18,7 +18,7 @@ from torch.nn import functional
 from spineline.classify import load_classifier
 from spineline.classify.calibrate import Graded, calibration, fit_temperature, tempered
 from spineline.classify.export import ExportNetwork
-from spineline.classify.model import MIN_TEMPERATURE
+from spineline.classify.network.layers import MIN_TEMPERATURE
 from spineline.datasets.crops.grades_csv import GRADE_COLUMNS
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.weights import sha256_of
@@ -214,7 +214,7 @@ def test_out_is_a_weights_file_that_is_not_there(
 
 @pytest.mark.parametrize("value", [{"seven": 0.0}, {"binary": "x"}, [1.0], {"seven": 1e9}])
 def test_a_damaged_temperature_is_refused(weights: Path, value: object) -> None:
-    from spineline.classify.model import config_from_metadata
+    from spineline.classify.network.weights_file import config_from_metadata
     from spineline.datasets.common.errors import WeightsError
 
     with pytest.raises(WeightsError, match="its description is damaged"):

@@ -24,13 +24,9 @@ from spineline.classify.combined import (
     equal_shares,
     given_shares,
 )
-from spineline.classify.model import (
-    NetworkConfig,
-    build_network,
-    network_state,
-    save_combined,
-    save_weights,
-)
+from spineline.classify.network.build import build_network
+from spineline.classify.network.layers import NetworkConfig
+from spineline.classify.network.weights_file import network_state, save_combined, save_weights
 from spineline.datasets.common.errors import AnnotationError, ConfigError, WeightsError
 from spineline.datasets.crops.grades_csv import GRADE_COLUMNS
 from spineline.datasets.crops.spec import CropSpec

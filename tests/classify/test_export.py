@@ -12,7 +12,7 @@ import torch
 
 from spineline.classify import export as exporting
 from spineline.classify import load_classifier
-from spineline.classify.model import read_weights
+from spineline.classify.network.weights_file import read_weights
 
 Cli = Callable[..., tuple[int, str, str]]
 

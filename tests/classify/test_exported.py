@@ -12,7 +12,9 @@ import torch
 
 from spineline.classify.export import ExportNetwork, write_onnx
 from spineline.classify.exported import ExportedClassifier
-from spineline.classify.model import Classifier, NetworkConfig, build_network
+from spineline.classify.model import Classifier
+from spineline.classify.network.build import build_network
+from spineline.classify.network.layers import NetworkConfig
 from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.networks.runtimes import open_session

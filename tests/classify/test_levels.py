@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 
 from spineline.classify.exported import ExportedClassifier
-from spineline.classify.model import (
-    Classifier,
-    build_network,
+from spineline.classify.model import Classifier, load_classifier
+from spineline.classify.network.build import build_network
+from spineline.classify.network.weights_file import (
     config_from_metadata,
-    load_classifier,
     network_metadata,
     read_weights,
 )

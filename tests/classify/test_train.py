@@ -10,9 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +18,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from sklearn.utils.class_weight import compute_class_weight
-from torch.nn import functional
 
 from spineline.classify import load_classifier
 from spineline.classify import train as training
-from spineline.classify.augment import Mix
 from spineline.classify.data import load_training_data
-from spineline.classify.model import read_weights
+from spineline.classify.network.weights_file import read_weights
 from spineline.classify.recipe import Recipe
 from spineline.classify.settings import ClassifyTrain
-from spineline.classify.train import (
-    ClassifierTrainer,
-    CropLoss,
-    batches,
-    class_weights,
-    epoch_order,
-    learning_rate,
-    make_optimizer,
-    mixed_loss,
-)
+from spineline.classify.train import ClassifierTrainer, learning_rate, make_optimizer
 from spineline.datasets.common.errors import (
     AnnotationError,
     ConfigError,
@@ -48,33 +34,11 @@ from spineline.datasets.common.errors import (
 )
 from spineline.datasets.common.locks import held_folder
 from spineline.datasets.crops.spec import CropSpec
-from spineline.datasets.crops.table import make_crops
-from spineline.datasets.dataset import load_dataset
 from spineline.datasets.networks.training import TrainingResult, read_checkpoint
 
 Cli = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Recipe]
 Run = Callable[..., TrainingResult]
-
-
-@pytest.fixture
-def run(dataset_folder: Path, tmp_path: Path, tiny_words: list[str]) -> Run:
-    """Train a tiny network: ``run(out="name", key=value, …)``."""
-    from spineline.datasets.common.settings import parse_settings
-
-    def start(out: str | Path = "run", **values: object) -> TrainingResult:
-        words: dict[str, object] = dict(word.split("=") for word in tiny_words)
-        merged = {
-            **words,
-            "data": dataset_folder,
-            "threads": 1,
-            "plots": False,
-            **values,
-            "out": tmp_path / out,
-        }
-        return training.train(parse_settings(ClassifyTrain, merged))
-
-    return start
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -103,18 +67,6 @@ def test_a_tiny_network_learns(trained: Path) -> None:
     assert metrics["seven"]["macro_f1"] == pytest.approx(max(scores), abs=1e-5)
 
 
-def test_a_recipe_takes_fewer_components_if_there_are_few_crops(
-    run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
-    result = run(hyp="lumbar_linear", model="gradients", fit="logistic", epochs=1, hidden=0)
-    crops = int(next(m for m in caplog.messages if "few crops" in m).split()[1]) + 1
-    config = read_weights(result.last)[1]
-    assert config.components == crops - 1 < 400
-    assert json.loads((result.out / "recipe.json").read_text())["components"] == crops - 1
-    with pytest.raises(ConfigError, match=f"components={crops}: {crops} training crops have fewer"):
-        run(out="own", hyp="lumbar", model="gradients", components=crops)
-
-
 @pytest.mark.parametrize(("epochs", "copies"), [(2, 2), (9, 3)])
 def test_no_more_copies_than_epochs(
     epochs: int, copies: int, run: Run, caplog: pytest.LogCaptureFixture
@@ -137,14 +89,6 @@ def test_the_run_folder_is_whole(trained: Path) -> None:
     assert record["recipe"]["model"] == "test_resnet"
     assert record["counts"]["before"] == record["counts"]["after"]
     assert sum(record["counts"]["after"].values()) == 66
-
-
-def test_weights_carry_the_crops_mean_and_std(trained: Path, dataset_folder: Path) -> None:
-    config = load_classifier(trained / "weights" / "last.safetensors").network.config
-    pixels = make_crops(load_dataset(dataset_folder), "train", CropSpec(32)).pixels / 255
-    assert config.mean == pytest.approx(pixels.mean(), abs=1e-3)
-    assert config.std == pytest.approx(pixels.std(), abs=1e-3)
-    assert config.crop == CropSpec(32)
 
 
 def test_the_checkpoint_is_weights_for_those_who_trust_it(trained: Path) -> None:
@@ -199,31 +143,6 @@ def test_a_frozen_trunk_stays_as_it_was(run: Run, trained: Path) -> None:
     before, after = tensors(start), tensors(result.last)
     for name, tensor in after.items():
         assert torch.equal(tensor, before[name]) == name.startswith("trunk."), name
-
-
-def test_given_weights_are_where_training_starts(run: Run, trained: Path) -> None:
-    start = trained / "weights" / "last.safetensors"
-    result = run(weights=start, lr=0.0, epochs=1)
-    before, after = tensors(start), tensors(result.last)
-    for name, tensor in after.items():
-        moved = "running_" in name or "num_batches" in name
-        assert torch.equal(tensor, before[name]) != moved, name
-
-
-def test_a_trunk_starts_another_head(run: Run, trained: Path) -> None:
-    result = run(weights=trained / "weights" / "last.safetensors", head="seven", lr=0.0, epochs=1)
-    before, after = tensors(trained / "weights" / "last.safetensors"), tensors(result.last)
-    assert "heads.binary.weight" not in after
-    assert torch.equal(after["trunk.conv1.0.weight"], before["trunk.conv1.0.weight"])
-
-
-def test_weights_of_another_model_are_refused(run: Run, trained: Path, tmp_path: Path) -> None:
-    start = trained / "weights" / "last.safetensors"
-    with pytest.raises(WeightsError, match="test_resnet with 1 channels"):
-        run(weights=start, model="test_efficientnet")
-    with pytest.raises(WeightsError, match="give weights of the same model"):
-        run(weights=start, channels=3)
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("head", ["seven", "binary"])
@@ -438,87 +357,6 @@ def test_the_optimizer_is_the_one_named(make_recipe: Make, name: str, cls: type)
     )
     assert type(optimizer) is cls
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.02, 0.1)
-
-
-def test_balanced_class_weights_are_scikit_learns() -> None:
-    codes = np.array([0] * 6 + [1] * 3 + [2])
-    wanted = compute_class_weight("balanced", classes=np.arange(3), y=codes)
-    np.testing.assert_allclose(class_weights(codes, 3, "balanced"), wanted, rtol=1e-6)
-
-
-def test_root_class_weights_by_hand() -> None:
-    codes = np.array([0] * 9 + [1])
-    # 1/3 and 1, whose mean over the crops is (9/3 + 1) / 10 = 0.4; class 2 is absent.
-    found = class_weights(codes, 3, "sqrt")
-    np.testing.assert_allclose(found, [1 / 3 / 0.4, 1 / 0.4, 1], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("count", "size", "sizes"),
-    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (1, 4, [1]), (4, 8, [4]), (8, 4, [4, 4])],
-)
-def test_batches_leave_no_lone_crop(count: int, size: int, sizes: list[int]) -> None:
-    parts = batches(torch.arange(count), size)
-    assert [len(part) for part in parts] == sizes
-    assert torch.equal(torch.cat(parts), torch.arange(count))
-
-
-def test_an_epoch_sees_each_crop_once(dataset_folder: Path, make_recipe: Make) -> None:
-    table = make_crops(load_dataset(dataset_folder), "train", CropSpec(16))
-    order = epoch_order(table, make_recipe(), torch.Generator().manual_seed(1))
-    assert sorted(order.tolist()) == list(range(len(table)))
-    assert order.tolist() != list(range(len(table)))
-
-
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_the_sampler_draws_classes_by_their_count(
-    dataset_folder: Path, make_recipe: Make, power: float
-) -> None:
-    table = make_crops(load_dataset(dataset_folder), "train", CropSpec(16))
-    many = replace(table, rows=table.rows * 200)
-    recipe = make_recipe(balance="sampler", sampler_power=power)
-    order = epoch_order(many, recipe, torch.Generator().manual_seed(1))
-    found = Counter(many.seven[order.numpy()].tolist())
-    counts = Counter(table.seven.tolist())
-    shares = {code: count ** (1 - power) for code, count in counts.items()}
-    for code, share in shares.items():
-        wanted = share / sum(shares.values())
-        assert found[code] / len(many) == pytest.approx(wanted, rel=0.1)
-
-
-def test_the_loss_is_the_sum_of_both_cross_entropies(
-    dataset_folder: Path, make_recipe: Make
-) -> None:
-    table = make_crops(load_dataset(dataset_folder), "train", CropSpec(16))
-    generator = torch.Generator().manual_seed(0)
-    seven, binary = (torch.randn((6, n), generator=generator) for n in (7, 2))
-    codes, v5 = torch.tensor([2, 3, 0, 1, 6, 4]), torch.tensor([0, 1, 0, 0, 1, 0])
-    disc = torch.tensor([True, True, False, False, True, True])
-    all_of_it = CropLoss(make_recipe(binary_weight=0.5), table)((seven, binary), codes, v5, disc)
-    wanted = functional.cross_entropy(seven, codes) + 0.5 * functional.cross_entropy(binary, v5)
-    torch.testing.assert_close(all_of_it, wanted)
-    smooth = CropLoss(make_recipe(binary_on="disc", label_smoothing=0.1), table)
-    wanted = functional.cross_entropy(seven, codes, label_smoothing=0.1)
-    wanted += functional.cross_entropy(binary[disc], v5[disc], label_smoothing=0.1)
-    torch.testing.assert_close(smooth((seven, binary), codes, v5, disc), wanted)
-    none = CropLoss(make_recipe(binary_on="disc"), table)((None, binary), codes, v5, disc & False)
-    assert float(none) == 0
-
-
-def test_mixed_crops_have_targets_that_are_mixed_alike(
-    dataset_folder: Path, make_recipe: Make
-) -> None:
-    """Cross-entropy with probabilities as targets is what torch itself has for it."""
-    table = make_crops(load_dataset(dataset_folder), "train", CropSpec(16))
-    logits = torch.randn((4, 7), generator=torch.Generator().manual_seed(0))
-    codes, v5, disc = torch.tensor([2, 3, 0, 6]), torch.zeros(4).long(), torch.ones(4).bool()
-    mix = Mix(torch.tensor([1, 0, 3, 2]), 0.7)
-    loss = CropLoss(make_recipe(head="seven"), table)
-    one_hot = functional.one_hot(codes, 7).float()
-    wanted = functional.cross_entropy(logits, 0.7 * one_hot + 0.3 * one_hot[[1, 0, 3, 2]])
-    torch.testing.assert_close(mixed_loss(loss, (logits, None), (codes, v5, disc), mix), wanted)
-    plain = mixed_loss(loss, (logits, None), (codes, v5, disc), None)
-    torch.testing.assert_close(plain, functional.cross_entropy(logits, codes))
 
 
 def test_training_data_of_the_report(dataset_folder: Path, make_recipe: Make) -> None:

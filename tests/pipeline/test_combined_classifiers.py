@@ -13,13 +13,9 @@ import pytest
 import yaml
 
 from spineline.classify.combined import Combination, equal_shares
-from spineline.classify.model import (
-    NetworkConfig,
-    build_network,
-    network_state,
-    save_combined,
-    save_weights,
-)
+from spineline.classify.network.build import build_network
+from spineline.classify.network.layers import NetworkConfig
+from spineline.classify.network.weights_file import network_state, save_combined, save_weights
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES

@@ -17,23 +17,19 @@ from torch.nn import functional
 
 from spineline.classify import ClassifyTrain, load_classifier
 from spineline.classify.data import load_training_data
-from spineline.classify.model import (
-    NetworkConfig,
-    build_network,
+from spineline.classify.network.build import build_network
+from spineline.classify.network.layers import NetworkConfig
+from spineline.classify.network.weights_file import (
     network_metadata,
     network_state,
     read_weights,
     save_weights,
 )
-from spineline.classify.train import (
-    ClassifierPlan,
-    ClassifierTrainer,
-    CropLoss,
-    fit_trunk,
-    kept_features,
-    masked_cross_entropy,
-    train,
-)
+from spineline.classify.train import ClassifierTrainer, train
+from spineline.classify.training.fixed_trunk import kept_features
+from spineline.classify.training.losses import CropLoss, masked_cross_entropy
+from spineline.classify.training.plan import ClassifierPlan
+from spineline.classify.training.start import fit_trunk
 from spineline.classify.trunks.gradients import (
     BINS,
     CELLS,
@@ -453,10 +449,10 @@ def test_a_resumed_run_with_copies_gives_the_numbers_of_an_unbroken_one(
 def test_layers_that_a_file_does_not_hold_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    from spineline.classify import model
+    from spineline.classify.network import weights_file
 
     state = network_state(build_network(CONFIG))
     save_weights(tmp_path / "a.safetensors", state, replace(CONFIG, **changes))
-    monkeypatch.setattr(model, "build_network", lambda *_, **__: pytest.fail("took memory"))
+    monkeypatch.setattr(weights_file, "build_network", lambda *_, **__: pytest.fail("took memory"))
     with pytest.raises(WeightsError, match="do not fit its description"):
         load_classifier(tmp_path / "a.safetensors")

@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 
 from spineline.classify.data import load_part
 from spineline.classify.exported import ExportedClassifier
-from spineline.classify.model import load_classifier, read_weights
+from spineline.classify.model import load_classifier
+from spineline.classify.network.weights_file import read_weights
 from spineline.classify.settings import ClassifyTrain
 from spineline.classify.train import train
 from spineline.classify.trunks.logistic import fit_logistic
@@ -100,7 +101,7 @@ def test_recipes_train_score_and_export(
 
 
 def test_sixteen_bits_change_little(run: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    from spineline.classify.model import save_weights
+    from spineline.classify.network.weights_file import save_weights
 
     best = run / "weights" / "best.safetensors"
     state, config = read_weights(best)

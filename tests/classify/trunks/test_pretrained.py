@@ -12,9 +12,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from spineline.classify.model import (
-    NetworkConfig,
-    build_network,
+from spineline.classify.network.build import build_network
+from spineline.classify.network.layers import NetworkConfig
+from spineline.classify.network.weights_file import (
     config_from_metadata,
     network_metadata,
     network_state,

@@ -19,7 +19,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from spineline.classify.combined import Combination
-from spineline.classify.model import read_members, read_weights
+from spineline.classify.network.weights_file import read_members, read_weights
 from spineline.classify.recipe import load_recipe
 from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.errors import (
