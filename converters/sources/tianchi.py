@@ -26,8 +26,8 @@ from spineline.converters.sources.source import (
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.pixels import read_pixels
-from spineline.datasets.dicom.select import Study
 from spineline.datasets.dicom.study import Uids, instances_by_uids, scan, uids_of
+from spineline.datasets.dicom.types import Study
 from spineline.datasets.labels import EXTRA_LEVELS, KINDS, LEVELS, PATHOLOGY, Kind, kind_of_level
 from spineline.datasets.quality_control import MarkedImage, MarkedPoint, PointRules
 from spineline.datasets.types import ImageRecord

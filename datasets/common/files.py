@@ -107,6 +107,15 @@ def _new_beside(path: Path, make: Callable[[str], Made]) -> tuple[Made, str]:
             continue
 
 
+def file_state(path: Path) -> str:
+    """Size and time of change of a file, which differ if its content does; empty if it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
 def cache_folder() -> Path:
     """Return our folder in the user's cache, which may not exist or be writable.
 

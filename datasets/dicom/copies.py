@@ -16,7 +16,7 @@ from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.dicom.quick import find_pixels, open_dicom
-from spineline.datasets.dicom.select import Rejection
+from spineline.datasets.dicom.types import Rejection
 
 _CHUNK_BYTES = 1 << 20
 _DIGEST_BYTES = 16

@@ -21,8 +21,10 @@ from spineline.datasets.dicom.header import (
     quiet_pydicom,
     read_headers,
 )
-from spineline.datasets.dicom.index import group, located_files, refuse_no_image, series_of
-from spineline.datasets.dicom.select import Rejection, Study
+from spineline.datasets.dicom.stacks.series import series_of
+from spineline.datasets.dicom.studies.files import located_files, refuse_no_image
+from spineline.datasets.dicom.studies.groups import group_by_study
+from spineline.datasets.dicom.types import Rejection, Study
 
 Uids: TypeAlias = tuple[str | None, str | None, str | None]
 """UIDs of study, series and instance."""
@@ -59,7 +61,7 @@ def scan(source: Path) -> tuple[Study, ...]:
     for header in found.headers:
         headers.setdefault(header.study_uid, []).append(header)
     studies = []
-    for study in group(found.headers, found.rejections, source):
+    for study in group_by_study(found.headers, found.rejections, source):
         kept, copied = without_copies(headers.get(study.uid, ()))
         studies.append(
             Study(

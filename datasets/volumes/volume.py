@@ -27,9 +27,9 @@ from spineline.datasets.common.errors import SpinelineError, first_line
 from spineline.datasets.common.remarks import PathText, Remark, remark
 from spineline.datasets.dicom.geometry import MOST_ASPECT
 from spineline.datasets.dicom.header import SliceHeader
-from spineline.datasets.dicom.index import series_of
 from spineline.datasets.dicom.pixels import read_pixels
-from spineline.datasets.dicom.select import Study
+from spineline.datasets.dicom.stacks.series import series_of
+from spineline.datasets.dicom.types import Study
 from spineline.datasets.images import IMAGE_SUFFIXES, is_constant, read_image
 
 VOLUME_FORMATS: dict[str, str] = {

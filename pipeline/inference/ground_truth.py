@@ -24,8 +24,8 @@ from spineline.datasets.common.errors import AnnotationError, ConfigError, Dicom
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
 from spineline.datasets.dicom.header import SliceHeader
-from spineline.datasets.dicom.select import Study
 from spineline.datasets.dicom.study import Uids, instances_by_uids, scan, uids_of
+from spineline.datasets.dicom.types import Study
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.splits import PARTS, split_studies
 from spineline.datasets.types import ImageRecord

@@ -21,7 +21,7 @@ from spineline.datasets.dicom.geometry import (
 )
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.index import read_study
-from spineline.datasets.dicom.select import Series, Study
+from spineline.datasets.dicom.types import Series, Study
 from spineline.datasets.images import read_image
 from spineline.datasets.volumes.archives import unpacking
 from spineline.datasets.volumes.stacks import image_stack

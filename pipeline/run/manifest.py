@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from spineline.datasets.common.errors import OutputExistsError, SpinelineError
 from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG
-from spineline.datasets.dicom.index import RESULTS_BEGIN, RESULTS_NAME
+from spineline.datasets.dicom.studies.files import RESULTS_BEGIN, RESULTS_NAME
 from spineline.pipeline.run.engines import FAILURE_KINDS, Failure, FailureKind
 
 NAME = RESULTS_NAME

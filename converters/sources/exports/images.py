@@ -37,8 +37,8 @@ from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import AnnotationError, DicomReadError, SpinelineError
 from spineline.datasets.dicom.geometry import Reorientation
 from spineline.datasets.dicom.header import SliceHeader
-from spineline.datasets.dicom.select import Study
 from spineline.datasets.dicom.study import scan
+from spineline.datasets.dicom.types import Study
 from spineline.datasets.images import IMAGE_SUFFIXES, ImageReadError, read_image
 from spineline.datasets.types import is_image_id
 from spineline.datasets.volumes.volume import (

@@ -21,8 +21,8 @@ from spineline.converters.sources.source import EntryError, SourceBuilder
 from spineline.datasets.common.files import plain_name
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.dicom.header import SliceHeader
-from spineline.datasets.dicom.select import Study
 from spineline.datasets.dicom.study import Uids, instances_by_uids, scan, uids_of
+from spineline.datasets.dicom.types import Study
 from spineline.datasets.images import IMAGE_SUFFIXES, image_names
 from spineline.datasets.volumes.volume import volume_suffix
 

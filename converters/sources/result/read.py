@@ -27,8 +27,8 @@ from spineline.converters.sources.source import (
 )
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.dicom.pixels import read_pixels
-from spineline.datasets.dicom.select import Study
 from spineline.datasets.dicom.study import uids_of
+from spineline.datasets.dicom.types import Study
 from spineline.datasets.images import read_image
 from spineline.datasets.labels import EXTRA_LEVELS, LEVELS, kind_of_level
 from spineline.datasets.quality_control import MarkedImage, MarkedPoint, PointRules

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from spineline.datasets.dicom.header import SliceHeader
-from spineline.datasets.dicom.select import Choice, in_order
+from spineline.datasets.dicom.select import Choice
+from spineline.datasets.dicom.stacks.stack import in_order
 from spineline.pipeline.inference.settings import SliceCount
 
 _NEAR = 2  # slices beside the chosen one, where nothing is odd

@@ -32,7 +32,7 @@ from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.remarks import Remark, SeriesText, remark
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.dicom.kinds import weighting
-from spineline.datasets.dicom.select import shares_coordinates
+from spineline.datasets.dicom.stacks.stack import shares_coordinates
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.candidates import (
     SEGMENT_RANKS,

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.datasets.dicom import select
 from spineline.datasets.dicom.contrast import (
     dixon_parts,
     look_at_one_place,
@@ -18,8 +17,10 @@ from spineline.datasets.dicom.contrast import (
 )
 from spineline.datasets.dicom.geometry import standard_orientation
 from spineline.datasets.dicom.header import SliceHeader
-from spineline.datasets.dicom.select import Series, Study, choose_slice
+from spineline.datasets.dicom.select import choose_slice
+from spineline.datasets.dicom.stacks import pixel_evidence
 from spineline.datasets.dicom.study import scan
+from spineline.datasets.dicom.types import Series, Study
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 Layers = dict[str, np.ndarray]
@@ -245,7 +246,7 @@ def test_only_series_at_known_places_are_compared(
         seen.append(len(images))
         return (None,) * len(images)
 
-    monkeypatch.setattr(select, "look_at_one_place", look)
+    monkeypatch.setattr(pixel_evidence, "look_at_one_place", look)
     series = [series_of(T2, "T2 SAG", uid) for uid in "ab"]
     if not placed:
         series = [
@@ -263,7 +264,7 @@ def test_contrast_is_measured_with_the_spacing_of_square_pixels(
     series = series_of(T2, "T2 SAG", "a")
     slices = tuple(replace(header, spacing_rc_mm=spacing) for header in series.slices)
     used: list[object] = []
-    monkeypatch.setattr(select, "look_at_sagittal", lambda _, mm: used.append(mm))
+    monkeypatch.setattr(pixel_evidence, "look_at_sagittal", lambda _, mm: used.append(mm))
     study = Study("1", "s", Path(), (Series("a", "T2 SAG", slices),))
     choose_slice(study, read=lambda header: standard_orientation(header).apply(T2))
     assert set(used) == {(0.5, 0.5)}

@@ -13,8 +13,9 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.index import index, read_study
-from spineline.datasets.dicom.select import Study, choose_slice
+from spineline.datasets.dicom.select import choose_slice
 from spineline.datasets.dicom.study import scan
+from spineline.datasets.dicom.types import Study
 
 WriteDicom = Callable[..., Path]
 RNG = np.random.default_rng(0)

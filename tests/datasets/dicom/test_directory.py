@@ -16,8 +16,9 @@ from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.directory import read_directory
 from spineline.datasets.dicom.index import index, read_study
 from spineline.datasets.dicom.pixels import read_pixels
-from spineline.datasets.dicom.select import Study, choose_slice
+from spineline.datasets.dicom.select import choose_slice
 from spineline.datasets.dicom.study import scan
+from spineline.datasets.dicom.types import Study
 
 WriteDicom = Callable[..., Path]
 

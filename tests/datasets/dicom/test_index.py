@@ -12,8 +12,7 @@ import pytest
 from spineline.datasets.commands.phantom import phantom
 from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.errors import DicomReadError
-from spineline.datasets.dicom.header import SliceHeader
-from spineline.datasets.dicom.index import index, index_files, read_study, series_of
+from spineline.datasets.dicom.index import index, index_files, read_study
 from spineline.datasets.dicom.study import scan
 
 
@@ -114,7 +113,7 @@ def test_entries_are_in_the_order_of_files(cohort) -> None:
 def test_many_studies_in_one_folder_and_many_rejections_are_no_trouble(tmp_path) -> None:
     """Naming and sharing out rejections goes by look-up, not by comparing all with all."""
     from spineline.datasets.dicom.index import IndexEntry
-    from spineline.datasets.dicom.select import Rejection
+    from spineline.datasets.dicom.types import Rejection
 
     for n in range(500):
         (tmp_path / f"s{n:04d}").mkdir()
@@ -131,27 +130,3 @@ def test_many_studies_in_one_folder_and_many_rejections_are_no_trouble(tmp_path)
     assert len(found) == 500
     assert {len(study.rejections) for study in found} == {1}
     assert found[7].name == "s0007"
-
-
-def single(number: int, **fields: object) -> SliceHeader:
-    """A sagittal slice with a series UID and a frame of reference of its own."""
-    values: dict[str, object] = {
-        "path": Path(f"s/{number}"), "study_uid": "1", "series_uid": f"1.{number}",
-        "instance_uid": f"2.{number}", "rows": 9, "columns": 9, "spacing_rc_mm": (1.0, 1.0),
-        "orientation": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0), "position": (4.0 * number, 0.0, 0.0),
-        "instance_number": number, "words": "T2 SAG", "frame_of_reference_uid": f"3.{number}",
-    }  # fmt: skip
-    return SliceHeader(**{**values, **fields})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("folders", "series"), [("aaa", 1), ("abc", 3)])
-def test_frames_of_their_own_are_joined_in_one_folder_only(folders: str, series: int) -> None:
-    """Single slices of several patients under one study UID share everything else."""
-    slices = [single(n, path=Path(f"{folder}/{n}")) for n, folder in enumerate(folders)]
-    assert len(series_of(slices)) == series
-
-
-@pytest.mark.parametrize(("count", "series"), [(2, 2), (3, 1)])
-def test_two_slices_without_a_place_are_no_series(count: int, series: int) -> None:
-    lost = {"position": None, "orientation": None, "frame_of_reference_uid": "3"}
-    assert len(series_of([single(n, **lost) for n in range(count)])) == series

@@ -11,7 +11,8 @@ import pytest
 
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.header import SliceHeader
-from spineline.datasets.dicom.select import Choice, Rejection, Series, Study, choose_slice
+from spineline.datasets.dicom.select import Choice, choose_slice
+from spineline.datasets.dicom.types import Rejection, Series, Study
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 TRANSVERSE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from spineline.datasets.dicom.header import SliceHeader
-from spineline.datasets.dicom.select import Choice, Series, Study, choose_slice
+from spineline.datasets.dicom.select import Choice, choose_slice
+from spineline.datasets.dicom.types import Series, Study
 from spineline.pipeline.inference.slices.beside import slices_beside
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)

@@ -1,0 +1,1 @@
+"""Slices in series and stacks, and what speaks against a stack."""

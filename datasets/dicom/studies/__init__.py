@@ -1,0 +1,1 @@
+"""The files below a source, and the studies that they belong to."""
