@@ -39,7 +39,8 @@ from spineline.datasets.common.tables import markdown_table
 from spineline.datasets.crops.extract import extract_crops
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import LEVELS, SEVEN_NAMES, encode_seven
-from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import load_frame
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 STUDIES = 12

@@ -40,7 +40,8 @@ from spineline.pipeline.inference.decode import decode_spine
 from spineline.pipeline.inference.grading import crop_boxes
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import Frame, load_frame
 from spineline.pipeline.outputs.study_files import overlay_png, write_study
 from spineline.pipeline.run import predict as command
 from spineline.pipeline.run.settings import PipelinePredict

@@ -29,7 +29,8 @@ from spineline.datasets.common.tables import markdown_table
 from spineline.datasets.networks.runtimes import FORMS, PACKAGES, default_threads
 from spineline.pipeline.export.export import Agreement, check_agreement
 from spineline.pipeline.inference.pipeline import Pipeline
-from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import Frame, load_frame
 
 AT_ONCE = 10
 TITLES = {

@@ -17,6 +17,9 @@ LEVELS: tuple[str, ...] = (
 )  # fmt: skip
 """The eleven lumbar levels, top to bottom: the detector's classes 0..10."""
 
+SEGMENT_RANKS = 2
+"""Ranks (indices in [LEVELS][]) from one vertebra, or disc, to the next."""
+
 EXTRA_LEVELS: tuple[str, ...] = ("T11-T12",)
 """Levels that some sources contain: kept in the record, not among the eleven."""
 

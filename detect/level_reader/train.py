@@ -28,7 +28,7 @@ from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_uint8_image
-from spineline.datasets.labels import LEVELS
+from spineline.datasets.labels import LEVELS, SEGMENT_RANKS
 from spineline.datasets.networks.training import ResultRow, Trainer, TrainingResult
 from spineline.datasets.scanner_looks import scanner_look
 from spineline.datasets.splits import Part
@@ -48,7 +48,6 @@ from spineline.weights import resolve
 WEIGHTS_FILE = "namer.safetensors"
 
 _LEAST = 3  # fewest labelled ranks of a usable spine
-_RUNG = 2  # ranks from one vertebra to the next
 _WARM_UP = 0.1  # fraction of the steps
 
 
@@ -126,7 +125,7 @@ def draw_strip(
     points, ranks = spine.points_xy[kept], spine.ranks[kept]
     gap = _gap(spine)
     points = points + rng.normal(0, 0.08 * gap, points.shape)
-    shift = _RUNG * int(rng.integers(-2, 3))
+    shift = SEGMENT_RANKS * int(rng.integers(-2, 3))
     first, last = shift - spec.above, shift + len(LEVELS) - 1 + spec.below
     start, stop = min(first, int(ranks[0])), max(last, int(ranks[-1]))
     curve = prolonged(points, ranks, start, stop)[first - start : last - start + 1]
@@ -164,11 +163,13 @@ def shares_right(reader: TorchLevelReader, spines: Sequence[Spine]) -> dict[str,
     for spine in spines:
         for shift in (-1, 0, 1):
             shares, first = _read_shifted(reader, spine, shift)
-            at = spine.ranks + _RUNG * shift - first
+            at = spine.ranks + SEGMENT_RANKS * shift - first
             right += int((shares[at].argmax(axis=1) == classes_of(spine.ranks)).sum())
             total += len(at)
             sums = {
-                offset: float(shares[at, classes_of(spine.ranks + _RUNG * (shift + offset))].sum())
+                offset: float(
+                    shares[at, classes_of(spine.ranks + SEGMENT_RANKS * (shift + offset))].sum()
+                )
                 for offset in (-2, -1, 0, 1, 2)
             }
             hits += max(sums, key=sums.__getitem__) == -shift
@@ -207,7 +208,7 @@ def _read_shifted(
     reader: TorchLevelReader, spine: Spine, shift: int
 ) -> tuple[npt.NDArray[np.float64], int]:
     """Log probabilities (K, 13) of a spine named ``shift`` vertebrae too low, and first rank."""
-    named = spine.ranks + _RUNG * shift
+    named = spine.ranks + SEGMENT_RANKS * shift
     first = min(-reader.strip.above, int(named[0]))
     last = max(len(LEVELS) - 1 + reader.strip.below, int(named[-1]))
     return reader.read(spine.image, prolonged(spine.points_xy, named, first, last)), first

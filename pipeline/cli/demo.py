@@ -21,7 +21,8 @@ from spineline.pipeline.cli.settings import Demo
 from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.results import GradedStructure
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import load_frame
 from spineline.pipeline.outputs.study_files import write_study
 
 _CLOSE_PX = 8.0

@@ -14,7 +14,7 @@ from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.inference.ground_truth import GroundTruthSet
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
-from spineline.pipeline.inference.sources import Case
+from spineline.pipeline.inference.sources.case import Case
 from spineline.pipeline.run.engines import Failure, Outcome
 from spineline.pipeline.run.pseudonyms import SALT_NAME, Pseudonyms, kept_salt
 

@@ -42,7 +42,7 @@ from spineline.pipeline.evaluation.stress_set import (
 )
 from spineline.pipeline.inference.naming import SURE, NamingCoefficients, NamingEvidence
 from spineline.pipeline.inference.pipeline import Pipeline
-from spineline.pipeline.inference.sources import Frame
+from spineline.pipeline.inference.sources.frame import Frame
 
 WARNED = (
     "naming_in_doubt",

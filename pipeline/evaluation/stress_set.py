@@ -17,10 +17,7 @@ import numpy as np
 
 from spineline.datasets import scanner_looks as looks
 from spineline.datasets.common.arrays import FloatArray, PixelArray
-from spineline.datasets.labels import LEVELS
-
-RUNG = 2
-"""Ranks from one vertebra, or disc, to the next."""
+from spineline.datasets.labels import LEVELS, SEGMENT_RANKS
 
 Points = Mapping[str, tuple[float, float]]
 
@@ -162,15 +159,15 @@ def without_vertebra(spine: LabelledSpine, rng: np.random.Generator) -> Labelled
 
     Everything below the disc above the vertebra (along the spine) moves up by one segment.
     """
-    return _rung_changed(spine, rng, doubled=False)
+    return _with_segment_changed(spine, rng, doubled=False)
 
 
 def with_vertebra_twice(spine: LabelledSpine, rng: np.random.Generator) -> LabelledSpine:
     """Duplicate a vertebra of L2 … L4 and the disc below it, one below the other."""
-    return _rung_changed(spine, rng, doubled=True)
+    return _with_segment_changed(spine, rng, doubled=True)
 
 
-def _rung_changed(
+def _with_segment_changed(
     spine: LabelledSpine, rng: np.random.Generator, *, doubled: bool
 ) -> LabelledSpine:
     usable = [
@@ -196,7 +193,7 @@ def _rung_changed(
         stays_named = at >= rank + (0 if doubled else 1)
         if stays_named:
             points[level] = (xy[0] + sign * step[0], xy[1] + sign * step[1])
-        shifted = at - sign * RUNG
+        shifted = at - sign * SEGMENT_RANKS
         if at <= (rank + 1 if doubled else rank - 2) and 0 <= shifted < len(LEVELS):
             points.setdefault(LEVELS[shifted], xy)
     return replace(spine, image=image, points_xy=inside(points, image.shape), counted=False)

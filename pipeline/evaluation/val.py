@@ -34,7 +34,7 @@ from spineline.pipeline.inference.ground_truth import (
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
 from spineline.pipeline.inference.results import StudyResult, read_result
 from spineline.pipeline.inference.runtimes.choice import chosen_runtime
-from spineline.pipeline.inference.sources import Case
+from spineline.pipeline.inference.sources.case import Case
 from spineline.pipeline.outputs.study_files import (
     log_lines,
     write_log,

@@ -46,7 +46,7 @@ from spineline.pipeline.inference.bundles import (
 from spineline.pipeline.inference.naming import COEFFICIENTS
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import Frame
+from spineline.pipeline.inference.sources.frame import Frame
 from spineline.weights import Bundle, Task, WeightsFile, load_registry
 
 POINT_TOLERANCE_PX = 0.5

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.common.arrays import FloatArray, IntArray
-from spineline.datasets.labels import LEVELS, Kind
+from spineline.datasets.labels import LEVELS, SEGMENT_RANKS, Kind
 from spineline.datasets.straighten import StripSpec, prolonged
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 _LEAST = 3  # structures of which a curve is made
 _NEAR = 0.4  # of a box's height: how far from the curve's point its centre may lie
-
-SEGMENT_RANKS = 2
-"""Ranks from one vertebra, or disc, to the next."""
 
 TINY = 1e-9
 """A small number that keeps divisors and downward steps above 0."""
@@ -121,10 +118,10 @@ def with_other_names(candidates: Candidates, cost: float, *, reach: int = 1) -> 
     """
     odds = candidates.confidence / np.maximum(1 - candidates.confidence, TINY)
     ranks, boxes, sure = [candidates.rank], [candidates.box_xyxy], [candidates.confidence]
-    for rungs in (*range(-reach, 0), *range(1, reach + 1)):
-        rank = candidates.rank + rungs * SEGMENT_RANKS
+    for shift in (*range(-reach, 0), *range(1, reach + 1)):
+        rank = candidates.rank + shift * SEGMENT_RANKS
         kept = (rank >= 0) & (rank < len(LEVELS))
-        less = odds * math.exp(-cost * abs(rungs))
+        less = odds * math.exp(-cost * abs(shift))
         ranks.append(rank[kept])
         boxes.append(candidates.box_xyxy[kept])
         sure.append((less / (1 + less))[kept])
@@ -188,11 +185,11 @@ def ranks_by_distance(structures: Sequence[DecodedStructure]) -> list[int]:
     """
     ranks = [structures[0].rank]
     for upper, lower in itertools.pairwise(structures):
-        rung = (upper.height + lower.height) / 4
+        one_rank = (upper.height + lower.height) / 4
         odd = int(upper.kind != lower.kind)
         steps = (
             SEGMENT_RANKS
-            * round((math.dist(upper.point_xy, lower.point_xy) / rung - odd) / SEGMENT_RANKS)
+            * round((math.dist(upper.point_xy, lower.point_xy) / one_rank - odd) / SEGMENT_RANKS)
             + odd
         )
         ranks.append(ranks[-1] + max(steps, odd or SEGMENT_RANKS))

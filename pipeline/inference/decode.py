@@ -189,8 +189,8 @@ def pairwise_scores(candidates: Candidates, settings: DecodeSettings) -> FloatAr
     (x, y), height, rank = candidates.point_xy.T, candidates.height, candidates.rank
     i, j = np.nonzero((rank[None, :] > rank[:, None]) & (y[None, :] - y[:, None] > TINY))
     steps, dx, dy = rank[j] - rank[i], x[j] - x[i], y[j] - y[i]
-    rung = (height[i] + height[j]) / 4
-    spacing = np.log(np.sqrt(dx * dx + dy * dy) / (steps * rung)) / settings.spacing_sigma
+    one_rank = (height[i] + height[j]) / 4
+    spacing = np.log(np.sqrt(dx * dx + dy * dy) / (steps * one_rank)) / settings.spacing_sigma
     direction = np.arctan(dx / dy) / settings.direction_sigma
     worth = np.full((len(rank), len(rank)), -np.inf)
     worth[i, j] = -(spacing**2 + direction**2) / 2 - settings.skip_cost * (steps - 1)

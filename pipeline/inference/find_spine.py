@@ -59,7 +59,7 @@ from spineline.pipeline.inference.naming import (
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
 
-_REACH = 2  # rungs by which a box's own name may be off
+_REACH = 2  # vertebrae by which a box's own name may be off
 _LEAST = 3  # structures that can be read along
 _BRIGHTER = 0.5  # the second look's gamma
 _LOWER_PART = 0.4  # of the frame's height is left out above the look at the lower part

@@ -31,7 +31,7 @@ from spineline.datasets.splits import PARTS, split_studies
 from spineline.datasets.types import ImageRecord
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import GroundTruthSettings
-from spineline.pipeline.inference.sources import Case
+from spineline.pipeline.inference.sources.case import Case
 
 Headers = Mapping[Uids, SliceHeader]
 

@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 
 from spineline.datasets.common.arrays import BoolArray
-from spineline.pipeline.inference.candidates import SEGMENT_RANKS, Candidates
+from spineline.datasets.labels import SEGMENT_RANKS
+from spineline.pipeline.inference.candidates import Candidates
 
 SHIFTS = (-2, -1, 1, 2)
 """Shifts of the rivals, in vertebrae: with 1, every name is one lower, so that L3 becomes L4."""

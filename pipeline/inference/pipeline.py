@@ -78,7 +78,8 @@ from spineline.pipeline.inference.settings import (
     mixed_precision,
 )
 from spineline.pipeline.inference.slices.join import Joined, look_around
-from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import Frame, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
 from spineline.pipeline.inference.suitability import (
     Refusal,

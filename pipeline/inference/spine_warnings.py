@@ -17,7 +17,7 @@ from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings, Reason
 from spineline.pipeline.inference.naming import Naming
-from spineline.pipeline.inference.sources import Frame
+from spineline.pipeline.inference.sources.frame import Frame
 from spineline.pipeline.inference.warnings import codes_of, warning
 
 _REASONS: dict[Reason, str] = {

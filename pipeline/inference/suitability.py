@@ -41,11 +41,10 @@ import numpy as np
 
 from spineline.datasets.common.arrays import FloatArray, PixelArray
 from spineline.datasets.common.remarks import Remark
-from spineline.datasets.labels import LEVELS
+from spineline.datasets.labels import LEVELS, SEGMENT_RANKS
 from spineline.datasets.scanner_looks import gamma
 from spineline.datasets.straighten import StripSpec, prolonged, straighten
 from spineline.pipeline.inference.candidates import (
-    SEGMENT_RANKS,
     Candidates,
     Context,
     DecodedStructure,

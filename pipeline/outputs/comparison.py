@@ -23,7 +23,7 @@ from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.inference.results import GradedStructure
 from spineline.pipeline.inference.settings import GroundTruthSettings
-from spineline.pipeline.inference.sources import find_cases
+from spineline.pipeline.inference.sources.find_cases import find_cases
 from spineline.pipeline.outputs.settings import OutputSettings
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from spineline.datasets.volumes.archives import unpacking
 from spineline.datasets.volumes.stacks import image_stack
 from spineline.datasets.volumes.volume import read_volume, slice_pixels, volume_suffix
 from spineline.pipeline.inference.results import StudyResult
-from spineline.pipeline.inference.sources import Case, find_cases
+from spineline.pipeline.inference.sources.case import Case
+from spineline.pipeline.inference.sources.find_cases import find_cases
 from spineline.pipeline.run.pseudonyms import SALT_NAME, Pseudonyms, kept_salt
 
 _IN_PLANE_MM = 0.25

@@ -21,7 +21,7 @@ from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
-from spineline.pipeline.inference.sources import Frame, load_frame
+from spineline.pipeline.inference.sources.frame import Frame, load_frame
 from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.outputs.study_files import (
     log_lines,

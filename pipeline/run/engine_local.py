@@ -33,7 +33,8 @@ from spineline.pipeline.inference.process_pool import (
     is_out_of_memory,
 )
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import Case, Frame, load_frame
+from spineline.pipeline.inference.sources.case import Case
+from spineline.pipeline.inference.sources.frame import Frame, load_frame
 from spineline.pipeline.run.engines import Failure, Outcome, reason_of
 from spineline.pipeline.run.settings import PipelinePredict
 

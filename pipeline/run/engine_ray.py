@@ -31,7 +31,8 @@ from spineline.datasets.networks import runtimes
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size, bundle_of
 from spineline.pipeline.inference.process_pool import ProcessPool
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import Case, Frame, load_frame
+from spineline.pipeline.inference.sources.case import Case
+from spineline.pipeline.inference.sources.frame import Frame, load_frame
 from spineline.pipeline.run.engine_local import (
     Analyser,
     WholeStudy,

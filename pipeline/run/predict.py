@@ -36,7 +36,8 @@ from spineline.datasets.volumes.archives import Unpacking, unpacking
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.results import StudyResult, read_result
 from spineline.pipeline.inference.runtimes.choice import Runtime, chosen_runtime
-from spineline.pipeline.inference.sources import Case, find_cases
+from spineline.pipeline.inference.sources.case import Case
+from spineline.pipeline.inference.sources.find_cases import find_cases
 from spineline.pipeline.outputs.comparison import comparison_of
 from spineline.pipeline.outputs.study_files import (
     LOG_NAME,

@@ -31,7 +31,7 @@ from spineline.datasets.common.remarks import UNNAMED, NameText, PathText, Serie
 from spineline.datasets.common.settings import Settings
 from spineline.datasets.volumes.volume import volume_suffix
 from spineline.pipeline.inference.results import StudyResult
-from spineline.pipeline.inference.sources import Case
+from spineline.pipeline.inference.sources.case import Case
 from spineline.pipeline.run.engines import Outcome
 from spineline.pipeline.run.known_names import KnownNames, data_of, hides_names
 from spineline.pipeline.run.settings import PipelinePredict

@@ -118,7 +118,7 @@ def _prepared(report: Path, folder: Path) -> Path:
 
 def _some_result(picture: np.ndarray) -> Any:
     from spineline.datasets.dicom.geometry import Reorientation
-    from spineline.pipeline.inference.sources import Frame
+    from spineline.pipeline.inference.sources.frame import Frame
 
     turn = Reorientation(False, False, False, picture.shape[:2])
     frame = Frame("a", picture, turn, picture.shape[1], picture.shape[0])
@@ -215,7 +215,8 @@ def _spoil_one_slice(folder: Path, rng: Rng) -> None:
 
 
 def _frames(folder: Path) -> list[Any]:
-    from spineline.pipeline.inference.sources import find_cases, load_frame
+    from spineline.pipeline.inference.sources.find_cases import find_cases
+    from spineline.pipeline.inference.sources.frame import load_frame
 
     frames = [load_frame(case) for case in find_cases(folder)]
     for frame in frames:
@@ -330,7 +331,8 @@ def _run_images(folder: Path, out: Path) -> Warnings:
     from spineline.converters.sources.frames import frame_size
     from spineline.datasets.common.errors import SpinelineError
     from spineline.datasets.images import read_colours, read_image
-    from spineline.pipeline.inference.sources import image_cases, load_frame
+    from spineline.pipeline.inference.sources.find_cases import image_cases
+    from spineline.pipeline.inference.sources.frame import load_frame
 
     said: list[str] = []
     for path in sorted(folder.iterdir()):

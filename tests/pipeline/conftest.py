@@ -36,7 +36,8 @@ from spineline.pipeline.inference.results import (
     StudyResult,
 )
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import load_frame
 from spineline.pipeline.outputs.writers import study_writer
 from spineline.pipeline.run.settings import PipelinePredict
 from spineline.weights import Bundle, WeightsFile

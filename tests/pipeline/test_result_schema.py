@@ -17,7 +17,8 @@ from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.predictions import RESULT_SCHEMA
 from spineline.pipeline.inference.results import StudyResult, result_schema
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import load_frame
 
 KINDS_OF_RESULT = (
     "all levels", "missing levels", "nothing found", "plain image", "abstained", "no classifier",

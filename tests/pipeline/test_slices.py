@@ -17,7 +17,8 @@ from spineline.datasets.dicom.study import scan
 from spineline.pipeline import Pipeline
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import load_frame
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
 

@@ -33,16 +33,12 @@ from spineline.datasets.common.remarks import Remark, SeriesText, remark
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.dicom.kinds import weighting
 from spineline.datasets.dicom.stacks.stack import shares_coordinates
-from spineline.datasets.labels import LEVELS
-from spineline.pipeline.inference.candidates import (
-    SEGMENT_RANKS,
-    Candidates,
-    joined_candidates,
-)
+from spineline.datasets.labels import LEVELS, SEGMENT_RANKS
+from spineline.pipeline.inference.candidates import Candidates, joined_candidates
 from spineline.pipeline.inference.decode import DecodedSpine
 from spineline.pipeline.inference.naming import SHIFTS, Naming, Rival, softmax
 from spineline.pipeline.inference.results import SlicesSeen
-from spineline.pipeline.inference.sources import Frame, Surroundings, Unread, read_beside
+from spineline.pipeline.inference.sources.frame import Frame, Surroundings, Unread, read_beside
 from spineline.pipeline.inference.suitability import contrast_along
 from spineline.pipeline.inference.warnings import warning
 
@@ -172,7 +168,7 @@ def joined_naming(namings: Sequence[tuple[Naming, int, float]]) -> Naming:
     return replace(namings[0][0], probability=given, rivals=tuple(map(Rival, SHIFTS, others)))
 
 
-def rungs_lower(one: SliceLook, other: SliceLook) -> int | None:
+def vertebrae_lower(one: SliceLook, other: SliceLook) -> int | None:
     """By how many vertebrae ``other`` names the places of ``one`` lower; None if few coincide."""
     mine, its = one.spine.structures, other.spine.structures
     if not mine or not its:
@@ -344,7 +340,7 @@ def _compared(one: SliceLook, looks: Sequence[SliceLook]) -> list[tuple[SliceLoo
     found = [(one, 0)]
     for look in looks:
         named = look.spine.naming is not None or look.role == "reading"
-        lower = rungs_lower(one, look) if named and look is not one else None
+        lower = vertebrae_lower(one, look) if named and look is not one else None
         if lower is not None:
             found.append((look, lower))
     return found
@@ -377,13 +373,13 @@ def _log_of(naming: Naming, shift: int) -> float:
 def _disagreement(compared: Sequence[tuple[SliceLook, int]]) -> list[Remark]:
     """A warning if sound looks name the places of the graded one differently."""
     weights = zip(compared, _weights(compared), strict=True)
-    lower = [rungs for (_, rungs), weight in weights if weight >= _SOUND]
-    others = [rungs for rungs in lower if rungs]
+    lower = [shift for (_, shift), weight in weights if weight >= _SOUND]
+    others = [shift for shift in lower if shift]
     if not others:
         return []
     ways = (
-        f"{abs(rungs)} level{'s' * (abs(rungs) > 1)} {'lower' if rungs > 0 else 'higher'}"
-        for rungs in sorted(set(others))
+        f"{abs(shift)} level{'s' * (abs(shift) > 1)} {'lower' if shift > 0 else 'higher'}"
+        for shift in sorted(set(others))
     )
     how = ", ".join(ways)
     wording = "{count} of {of} images of this spine name it differently: {how}; "

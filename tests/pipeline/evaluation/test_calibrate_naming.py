@@ -27,7 +27,7 @@ from spineline.pipeline.inference.decode import DecodeSettings
 from spineline.pipeline.inference.naming import COEFFICIENTS, NamingCoefficients, NamingEvidence
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of, decoding_of
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import Frame
+from spineline.pipeline.inference.sources.frame import Frame
 from spineline.weights import resolve
 
 TRUE = NamingCoefficients(constant=-4.0, margin=0.2, score=0.02)

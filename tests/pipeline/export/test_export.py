@@ -35,7 +35,7 @@ from spineline.pipeline.inference.decode import DecodeSettings
 from spineline.pipeline.inference.naming import NamingCoefficients
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import Frame
+from spineline.pipeline.inference.sources.frame import Frame
 
 ROOT = Path(__file__).resolve().parents[3]
 FORMS = ["onnx", pytest.param("openvino", marks=pytest.mark.slow)]

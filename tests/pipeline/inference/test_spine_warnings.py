@@ -17,7 +17,8 @@ from spineline.pipeline.inference.candidates import DecodedStructure, candidates
 from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.naming import SHIFTS, SURE, Naming, Rival, abstain
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline
-from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import Frame, load_frame
 from spineline.pipeline.inference.spine_warnings import (
     few_levels,
     naming_abstained,

@@ -20,7 +20,8 @@ from spineline.datasets.phantoms.foreign import draw_foreign, list_foreign
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline
-from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import Frame, load_frame
 from spineline.pipeline.inference.suitability import (
     GAMMAS,
     TURNS,

@@ -17,7 +17,8 @@ from PIL import Image
 
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.pipeline import Pipeline
-from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import load_frame
 from spineline.pipeline.outputs import study_files as outputs
 from spineline.pipeline.outputs.comparison import Comparison, check_compare, comparison_of
 from spineline.pipeline.run.settings import PipelinePredict

@@ -7,7 +7,7 @@ import re
 import pydicom
 import pytest
 
-from spineline.pipeline.inference.sources import find_cases
+from spineline.pipeline.inference.sources.find_cases import find_cases
 from spineline.pipeline.pacs.received import ReceivedStudies, received_header
 
 STUDY = "study-[0-9a-f]{16}"

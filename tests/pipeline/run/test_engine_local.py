@@ -24,7 +24,8 @@ from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.process_pool import FORKS
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import load_frame
 from spineline.pipeline.run import engine_local
 from spineline.pipeline.run.engine_local import (
     Analyser,

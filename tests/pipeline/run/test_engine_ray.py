@@ -18,7 +18,8 @@ import pytest
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.run_record import package_version
-from spineline.pipeline.inference.sources import Case, find_cases
+from spineline.pipeline.inference.sources.case import Case
+from spineline.pipeline.inference.sources.find_cases import find_cases
 from spineline.pipeline.run import engine_ray
 from spineline.pipeline.run import predict as command
 from spineline.pipeline.run.engine_ray import (

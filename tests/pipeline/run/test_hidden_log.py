@@ -12,7 +12,7 @@ from spineline import classify, converters, datasets, detect, pipeline, weights
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import NameText, PathText, SeriesText, UidText
 from spineline.datasets.dicom.index import StudyFiles
-from spineline.pipeline.inference.sources import Case
+from spineline.pipeline.inference.sources.case import Case
 from spineline.pipeline.run.hidden_log import hidden_in_log
 from spineline.pipeline.run.pseudonyms import Pseudonyms
 from spineline.pipeline.run.settings import PipelinePredict

@@ -15,7 +15,8 @@ import yaml
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.predictions import RESULT_SCHEMA
 from spineline.pipeline.inference.results import StudyResult, read_result
-from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import load_frame
 from spineline.pipeline.outputs.study_files import title_of
 
 EVEN = np.full((150, 120), 7, np.uint8)

@@ -26,7 +26,8 @@ from spineline.pipeline.export.export import check_frames, frame_of
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.runtimes.choice import chosen_runtime
 from spineline.pipeline.inference.settings import ModelSettings, changed_settings
-from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import Frame, load_frame
 from spineline.pipeline.run import engine_local
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 from spineline.weights import load_registry, registry, resolve_bundle

@@ -23,7 +23,7 @@ from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings, de
 from spineline.pipeline.inference.naming import SHIFTS, Naming, Rival
 from spineline.pipeline.inference.slices import join
 from spineline.pipeline.inference.slices.join import Joined, SliceLook, joined_naming, look_around
-from spineline.pipeline.inference.sources import Frame, Surroundings, Unread
+from spineline.pipeline.inference.sources.frame import Frame, Surroundings, Unread
 from spineline.pipeline.inference.warnings import warning
 
 GAP = 12.0
@@ -308,7 +308,7 @@ def test_pooled_probabilities_by_hand() -> None:
 def test_few_places_in_common_are_no_comparison() -> None:
     eyes = Eyes(spine(list(range(6))), spine([4, 5, 8, 9, 10]))
     looks = [SliceLook(f, eyes(image=f.image)) for f in (frame(0, 4), frame(1, 5))]
-    assert join.rungs_lower(*looks) is None
+    assert join.vertebrae_lower(*looks) is None
 
 
 @pytest.mark.parametrize(("other", "lower"), [("1.2", 0), ("1.3", None)])
@@ -321,4 +321,4 @@ def test_places_of_another_frame_of_reference_are_no_comparison(
         assert shown.header is not None
         shown = replace(shown, header=replace(shown.header, frame_of_reference_uid=uid))
         looks.append(SliceLook(shown, eyes(image=shown.image)))
-    assert join.rungs_lower(*looks) == lower
+    assert join.vertebrae_lower(*looks) == lower

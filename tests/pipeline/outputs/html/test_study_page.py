@@ -17,7 +17,8 @@ from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.naming import Naming, Rival
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import BinaryGrade, SevenGrade
-from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import load_frame
 from spineline.pipeline.inference.warnings import warning
 from spineline.pipeline.outputs.html.study_page import report_html
 

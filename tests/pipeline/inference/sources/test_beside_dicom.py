@@ -15,7 +15,8 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.sources.find_cases import find_cases
+from spineline.pipeline.inference.sources.frame import load_frame
 from spineline.pipeline.inference.warnings import codes_of
 
 POINTS = np.stack([60 + np.rint(6 * np.sin(np.arange(11) / 4)), 20 + 10.0 * np.arange(11)], axis=1)
