@@ -152,7 +152,7 @@ def calibrate(settings: ClassifyCalibrate) -> CalibrateResult:
     found: dict[str, Calibration] = {}
     for head in config.outputs():
         found[head] = calibration(_graded(rows[0], head, settings.predictions[0]))
-        _tell(head, found[head])
+        _log_calibration(head, found[head])
     kept = _kept(found)
     config = replace(
         config,
@@ -257,35 +257,21 @@ def _calibrate_combined(
         for name in heads_together(heads)
     }
     of: list[Kind] = [kind_of_level(row["level"]) for row in rows[0]]
-    discs: list[Kind] = [kind for kind in of if kind == "disc"]
-    kinds = _kinds(settings.kinds, len(heads))
-    shares, vertebra = _shares(settings.shares, tables, heads, kinds, of)
+    shares, vertebra = _shares(
+        settings.shares, tables, heads, _kinds(settings.kinds, len(heads)), of
+    )
     combination = Combination(shares, tau=settings.tau, vertebra=vertebra)
     found: dict[str, Calibration] = {}
     means: dict[str, Graded] = {}
     for name, of_members in tables.items():
-        first = next(each for each in of_members if each is not None)
-        p = [None if each is None else np.exp(each.log_p) for each in of_members]
-        own = of if name == "seven" else discs
-        with np.errstate(divide="ignore"):
-            mean = np.log(mean_probabilities(p, combination.shares_of(name, own)))
-        means[name] = replace(first, log_p=mean)
+        kinds = of if name == "seven" else [kind for kind in of if kind == "disc"]
+        means[name] = _mean_of(of_members, combination.shares_of(name, kinds))
         found[name] = calibration(means[name])
-        _tell_shares(name, of_members, combination, means[name])
-        _tell(name, found[name])
+        _log_shares(name, of_members, combination, means[name])
+        _log_calibration(name, found[name])
     temperature = _kept(found)
-    counts: tuple[int, ...] = ()
-    if settings.tau:
-        if "seven" not in means:
-            raise ConfigError(f"tau={settings.tau:g}: no model has a seven-class head to adjust")
-        counts = tuple(np.bincount(means["seven"].true, minlength=len(SEVEN_NAMES)).tolist())
-    threshold = None
-    if settings.specificity is not None:
-        if "binary" not in means:
-            raise ConfigError(f"specificity={settings.specificity:g}: no model has a binary head")
-        v5 = with_temperature(np.exp(means["binary"].log_p), temperature.get("binary", 1.0))[:, 1]
-        vertebrae = [int(r["fold"]) for r in rows[0] if kind_of_level(r["level"]) == "vertebra"]
-        threshold = _threshold(v5, means["binary"], vertebrae, settings.specificity)
+    counts = _class_counts(settings.tau, means)
+    threshold = _v5_threshold(settings.specificity, means, temperature, rows[0])
     combination = replace(
         combination,
         temperature=temperature,
@@ -299,6 +285,40 @@ def _calibrate_combined(
     save_combined(settings.out, cold, combination, half=settings.half)
     LOG.info("%s written: %d combined classifiers", settings.out, len(cold))
     return CalibrateResult(settings.out, found, shares, threshold)
+
+
+def _mean_of(members: Sequence[Graded | None], shares: FloatArray) -> Graded:
+    """The mean of the members' predictions by shares (members, N)."""
+    first = next(each for each in members if each is not None)
+    p = [None if each is None else np.exp(each.log_p) for each in members]
+    with np.errstate(divide="ignore"):
+        return replace(first, log_p=np.log(mean_probabilities(p, shares)))
+
+
+def _class_counts(tau: float, means: Mapping[str, Graded]) -> tuple[int, ...]:
+    """Number of labels of each of the seven classes; empty if tau is 0."""
+    if not tau:
+        return ()
+    if "seven" not in means:
+        raise ConfigError(f"tau={tau:g}: no model has a seven-class head to adjust")
+    counts = np.bincount(means["seven"].true, minlength=len(SEVEN_NAMES))
+    return tuple(counts.tolist())
+
+
+def _v5_threshold(
+    specificity: float | None,
+    means: Mapping[str, Graded],
+    temperature: Mapping[str, float],
+    rows: _Rows,
+) -> Threshold | None:
+    """The threshold of v5 at the calibrated mean; None if no specificity is required."""
+    if specificity is None:
+        return None
+    if "binary" not in means:
+        raise ConfigError(f"specificity={specificity:g}: no model has a binary head")
+    v5 = with_temperature(np.exp(means["binary"].log_p), temperature.get("binary", 1.0))[:, 1]
+    vertebrae = [int(row["fold"]) for row in rows if kind_of_level(row["level"]) == "vertebra"]
+    return _threshold(v5, means["binary"], vertebrae, specificity)
 
 
 def _kinds(asked: Sequence[str], models: int) -> list[MemberKind]:
@@ -389,7 +409,7 @@ def _log_loss(graded: Graded) -> float:
     return float(-np.log(likelihood[likelihood > 0]).mean()) if (likelihood > 0).any() else math.nan
 
 
-def _tell_shares(
+def _log_shares(
     name: str, members: Sequence[Graded | None], combination: Combination, mean: Graded
 ) -> None:
     """Log the log loss of each member and of the mean."""
@@ -479,7 +499,7 @@ def threshold_at(score: Float32Array, positive: BoolArray, specificity: float) -
     return value
 
 
-def _tell(head: str, found: Calibration) -> None:
+def _log_calibration(head: str, found: Calibration) -> None:
     how = "cross-fitted" if found.by_fold else "fitted and scored on the same predictions"
     more = "" if found.ece_after < found.ece_before else "; not better, left at 1"
     LOG.info(

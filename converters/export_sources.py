@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from spineline.converters.settings import (
@@ -122,7 +123,7 @@ def is_point_table(path: Path) -> bool:
             header = file.readline(1 << 16).lower()
     except (OSError, AnnotationError):
         return False
-    names = {name.strip().strip('"') for name in header.replace(";", ",").split(",")}
+    names = {name.strip().strip('"') for name in re.split("[,;\t]", header)}
     columns = CsvColumns()
     return {columns.x, columns.y, columns.level} <= names
 

@@ -52,13 +52,13 @@ def with_patients(source: AnnotationSource, patients: Path | None) -> Annotation
     """
     if patients is not None:
         found = _from_file(source.records, patients)
-        told_by = f"patients={patients}"
+        stated_by = f"patients={patients}"
     elif source.patients:
         found = {study: _token(name) for study, name in source.patients.items()}
-        told_by = "patient="
+        stated_by = "patient="
     else:
         found = _from_dicom(source)
-        told_by = "PatientID"
+        stated_by = "PatientID"
     numbers: dict[str, str] = {}
     for study in sorted(found):
         numbers.setdefault(found[study], f"patient-{len(numbers) + 1:04d}")
@@ -66,7 +66,7 @@ def with_patients(source: AnnotationSource, patients: Path | None) -> Annotation
     records = tuple(
         replace(record, patient_id=of_study.get(record.study_id)) for record in source.records
     )
-    _tell({record.study_id for record in records}, of_study, told_by, source)
+    _log_patients({record.study_id for record in records}, of_study, stated_by, source)
     return replace(source, records=records)
 
 
@@ -93,8 +93,8 @@ def warn_of_parted(records: Iterable[ImageRecord], parts: Mapping[str, Part], wh
         LOG.warning(text, what, len(parted), " and ".join(parted[0]))
 
 
-def _tell(
-    studies: set[str], of_study: Mapping[str, str], told_by: str, source: AnnotationSource
+def _log_patients(
+    studies: set[str], of_study: Mapping[str, str], stated_by: str, source: AnnotationSource
 ) -> None:
     if not studies or any(study.startswith("patient-") for study in studies):
         return  # a cervical source with a column of patients: its studies are patients
@@ -106,7 +106,7 @@ def _tell(
     patients = len(set(of_study.values()))
     one, many = "study" if len(of_study) == 1 else "studies", "" if patients == 1 else "s"
     text = "patients: %d %s of %d patient%s by %s; no part separates a patient's"
-    LOG.info(text, len(of_study), one, patients, many, told_by)
+    LOG.info(text, len(of_study), one, patients, many, stated_by)
     if unknown := studies - set(of_study):
         text = "patients: of %d of %d studies the patient is not known, such as %s: %s"
         LOG.warning(text, len(unknown), len(studies), min(unknown), _LEAVE_ALONE)

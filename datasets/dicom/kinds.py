@@ -170,9 +170,9 @@ def weighting(header: SliceHeader) -> str:
         return found[0]
     if _STIR.search(words):
         return "T2"
-    told = {"T2": "T2", "T1": "T1", "PROTON_DENSITY": "PD", "T2_STAR": "T2*", "STIR": "T2"}
-    if header.acquisition_contrast in told:
-        return told[header.acquisition_contrast]
+    by_tag = {"T2": "T2", "T1": "T1", "PROTON_DENSITY": "PD", "T2_STAR": "T2*", "STIR": "T2"}
+    if header.acquisition_contrast in by_tag:
+        return by_tag[header.acquisition_contrast]
     by_times = _weighting_by_times(header)
     return found[0] if found and by_times == "unknown" else by_times
 

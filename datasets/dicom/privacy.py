@@ -41,7 +41,7 @@ _WRITTEN_OUT = {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "å": "aa", "æ"
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Identity:
     """Identifying content of a file's header.
 
     Attributes:
@@ -75,15 +75,15 @@ def privacy_remarks(header: SliceHeader, names: Iterable[str]) -> PrivacyRemarks
         header: header of the slice.
         names: names of the study, its folder and the like.
     """
-    told = _told_by(header.path)
+    found = _identity_in(header.path)
     reasons = []
-    if told.annotated:
+    if found.annotated:
         reasons.append("its header says so (BurnedInAnnotation)")
     elif is_capture(header):
         reasons.append("it is a screenshot or secondary capture")
-    if told.drawn_over:
+    if found.drawn_over:
         reasons.append("viewers draw graphics over it that its file holds (overlay plane 60xx)")
-    named = any(holds_identity(name, told.identity) for name in names)
+    named = any(holds_identity(name, found.identity) for name in names)
     return PrivacyRemarks(", and ".join(reasons), named)
 
 
@@ -99,7 +99,7 @@ def holds_identity(name: str, identity: Iterable[str]) -> bool:
     (True, False)
     """
     words = _words(name)
-    return any(_is_telling(text) and _stands_in(words, _words(text)) for text in identity)
+    return any(_is_searchable(text) and _stands_in(words, _words(text)) for text in identity)
 
 
 def _stands_in(words: Sequence[str], parts: Sequence[str]) -> bool:
@@ -137,14 +137,14 @@ def _is_dense(text: str) -> bool:
     return bool(names) and all(name.startswith(("CJK UNIFIED", "HANGUL")) for name in names)
 
 
-def _is_telling(text: str) -> bool:
+def _is_searchable(text: str) -> bool:
     """Whether a part of a name, or a number, is long enough for the search."""
     wanted = "".join(_words(text))
     least = _LEAST_IDEOGRAPHS if _is_dense(wanted) else _LEAST_LETTERS
     return len(wanted) >= least and wanted not in _PARTICLES
 
 
-def tells_of(text: str, identity: Iterable[str]) -> bool:
+def mentions_identity(text: str, identity: Iterable[str]) -> bool:
     """Return whether a text contains one of a patient's names or numbers anywhere, in any case."""
     plain = _plain(text)
     return any(_plain(part) in plain for part in identity)
@@ -152,7 +152,7 @@ def tells_of(text: str, identity: Iterable[str]) -> bool:
 
 def identity_parts(path: Path) -> list[str]:
     """Return the searchable parts of a patient's names, the numbers and the birth date."""
-    return [part for part in _told_by(path).identity if _is_telling(part)]
+    return [part for part in _identity_in(path).identity if _is_searchable(part)]
 
 
 def count_patients(headers: Iterable[SliceHeader]) -> int:
@@ -216,17 +216,17 @@ def date_parts(date: str) -> list[str]:
     return [sign.join(order) for sign in ("", "-", ".", "/", "_") for order in orders]
 
 
-def _told_by(path: Path) -> _Told:
+def _identity_in(path: Path) -> _Identity:
     """Identifying content of a file's header; empty if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
-        return _Told()
-    return _read_told(path, (status.st_mtime_ns, status.st_size))
+        return _Identity()
+    return _read_identity(path, (status.st_mtime_ns, status.st_size))
 
 
 @functools.lru_cache(maxsize=1)  # each slice is requested twice in a row
-def _read_told(path: Path, _state: tuple[int, int]) -> _Told:
+def _read_identity(path: Path, _state: tuple[int, int]) -> _Identity:
     with quiet_pydicom():
         try:
             dataset = read_dataset(path, stop_before_pixels=True, specific_tags=_TAGS)
@@ -235,8 +235,8 @@ def _read_told(path: Path, _state: tuple[int, int]) -> _Told:
             identity = dict.fromkeys([*names, *_texts(dataset, _NUMBERS), *dates])
             annotated = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
         except Exception:  # pydicom raises nearly anything on damaged bytes; read_pixels reports
-            return _Told()
-        return _Told(tuple(identity), annotated, _is_drawn_over(dataset))
+            return _Identity()
+        return _Identity(tuple(identity), annotated, _is_drawn_over(dataset))
 
 
 def _texts(dataset: Dataset, keywords: Iterable[str]) -> list[str]:

@@ -138,13 +138,25 @@ def grade_withheld(structures: Sequence[GradedStructure]) -> list[Remark]:
     return [warning("grade_withheld", text, levels=levels)]
 
 
-def unlike_training(grader: object, crops: npt.NDArray[np.uint8]) -> list[Remark]:
-    """A warning if the grey values of an image's crops are outside the classifier's training range.
+def unlike_training(
+    graders: Sequence[object], crops: Sequence[npt.NDArray[np.uint8]], count: int
+) -> list[Remark]:
+    """A warning if the grey values of an image's crops are outside a classifier's training range.
+
+    That range is of all crops of an image, so classifiers that see only some of them say nothing.
 
     Args:
-        grader: a single classifier; weights without a stored range give no warning.
-        crops: (N, S, S) of one image.
+        graders: single classifiers; weights without a stored range give no warning.
+        crops: (N, S, S) of one image for each of them.
+        count: number of structures in the image.
     """
+    pairs = zip(graders, crops, strict=True)
+    found = (_unlike(grader, own) for grader, own in pairs if len(own) == count)
+    return next(filter(None, found), [])
+
+
+def _unlike(grader: object, crops: npt.NDArray[np.uint8]) -> list[Remark]:
+    """The warning of one classifier, if there is one."""
     greys: GreyRange | None = getattr(grader, "greys", None)
     beyond = {} if greys is None or not len(crops) else greys.beyond(crops)
     if not beyond:

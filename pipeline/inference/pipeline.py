@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -404,12 +403,7 @@ class Pipeline:
                 of_frames[n] = without_vertebrae([s.kind for s in spine.structures], of_frames[n])
         graders = combined.members if combined else (self.classifier,)
         return of_frames, [
-            next(filter(None, starmap(unlike_training, whole)), [])
-            for whole in (
-                # what a classifier knows is the range of all crops of an image
-                [pair for pair in zip(graders, own, strict=True) if len(pair[1]) == count]
-                for own, count in zip(crops, counts, strict=True)
-            )
+            unlike_training(graders, own, count) for own, count in zip(crops, counts, strict=True)
         ]
 
     def _crops(

@@ -182,7 +182,9 @@ def _loaded(data: Path) -> Dataset:
     if data.is_dir() and is_crops_folder(data):
         msg = f"data={data}: a folder of crops is split already; give the converted dataset"
         raise ConfigError(msg)
-    return load_dataset(data)
+    dataset = load_dataset(data)
+    dataset.check_whole(data)
+    return dataset
 
 
 def _present(dataset: Dataset, records: Sequence[ImageRecord]) -> list[ImageRecord]:

@@ -2,8 +2,9 @@
 
 On the CPU, the detector is trained in its own process, in parallel with the level reader and the
 classifiers, which take minutes and one thread. It has one thread fewer than torch would use by
-itself. A failure of one stops the others. Elsewhere, it is trained last, with all threads, so that
-an error in the data shows early.
+itself. If one of the others fails, the detector's training is stopped; if that fails, the error is
+raised when the others are done. Elsewhere, it is trained last, with all threads, so that an error
+in the data shows early.
 """
 
 from __future__ import annotations
@@ -300,10 +301,11 @@ def check_data(settings: PipelineTrain) -> str:
     """The SHA-256 of the data's annotations, independent of the dataset's location.
 
     Raises:
-        AnnotationError: the data cannot be read, its classes are not the levels, or nothing to
-            train on is graded.
+        AnnotationError: the data cannot be read or used whole, its classes are not the levels, or
+            nothing to train on is graded.
     """
     dataset = load_dataset(settings.data)
+    dataset.check_whole(settings.data)
     check_labels(settings.data, dataset.labels)
     structures = [s for record in dataset.records["train"] for s in record.structures]
     if all(s.class_in("seven") is None for s in structures):

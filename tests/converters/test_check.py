@@ -211,6 +211,7 @@ def test_findings_of_conversion_are_not_told_twice(report_source, run_cli):
         ("a.mrk.json", '{"markups": []}', "slicer"),
         ("a.json", '{"shapes": [], "imagePath": "a.png"}', "labelme"),
         ("a.csv", "image,level,x,y\n", "csv"),
+        ("a.csv", "image\tlevel\tx\ty\n", "csv"),
         ("a.csv", "Файлы,XML\n", "cervical"),
         ("folder/a.xml", "<annotations></annotations>", "cvat"),
         ("folder/a.fcsv", "# Markups fiducial file version = 4.11", "slicer"),

@@ -216,7 +216,9 @@ class ImagesOfExport:
             try:
                 width, height = frame_size(path)
             except ImageReadError as error:
-                raise EntryError("unreadable_image", f"{where}: {self._told(error)}") from error
+                raise EntryError(
+                    "unreadable_image", f"{where}: {self._with_relative_path(error)}"
+                ) from error
             image_id = self._new_id(_ids_of_file(name))
             study_id = study_of(image_id) if self._studies_by_name else image_id
         else:
@@ -409,7 +411,7 @@ class ImagesOfExport:
             except SpinelineError as error:
                 if isinstance(error, EntryError):
                     raise
-                detail = f"{entry.where}: {self._told(error)}"
+                detail = f"{entry.where}: {self._with_relative_path(error)}"
                 raise EntryError("unreadable_image", detail) from error
         path = self.root / str(file)
         headers = self._dicom.of_path.get(path, [])
@@ -436,7 +438,7 @@ class ImagesOfExport:
             detail += "; with first_slice=1, they count from 1"
         raise EntryError("no_slice", detail)
 
-    def _told(self, error: SpinelineError) -> str:
+    def _with_relative_path(self, error: SpinelineError) -> str:
         """An error with its file relative to the images folder."""
         return str(error).replace(f"{self.root}{os.sep}", "")
 

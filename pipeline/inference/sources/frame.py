@@ -331,8 +331,8 @@ def _framed(
         text = "no usable pixel spacing or position, so points have no mm"
         warnings = (*warnings, warning("no_geometry", text))
     names = (case.name, study.folder.name, header.path.stem)
-    told = (*patients_warning(study, header), *privacy_warnings(header, names))
-    return replace(frame, warnings=(*warnings, *told))
+    more = (*patients_warning(study, header), *privacy_warnings(header, names))
+    return replace(frame, warnings=(*warnings, *more))
 
 
 def _unread(study: Study, headers: Sequence[SliceHeader]) -> tuple[Unread, ...]:

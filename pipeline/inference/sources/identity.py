@@ -15,8 +15,8 @@ from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.privacy import (
     count_patients,
     identity_parts,
+    mentions_identity,
     privacy_remarks,
-    tells_of,
 )
 from spineline.datasets.dicom.types import Study
 from spineline.pipeline.inference.warnings import warning
@@ -36,8 +36,8 @@ def identity_of_study(study: Study) -> list[str]:
 def without_identity(study: Study, identity: Sequence[str], pseudonymous: bool, value: str) -> str:
     """A value, or its replacement if it identifies the patient."""
     if isinstance(value, SeriesText):
-        return value.left_out() if pseudonymous or tells_of(value, identity) else value
-    if not tells_of(value, identity):
+        return value.left_out() if pseudonymous or mentions_identity(value, identity) else value
+    if not mentions_identity(value, identity):
         return value
     if isinstance(value, PathText):
         return PathText(UNNAMED)
@@ -47,7 +47,7 @@ def without_identity(study: Study, identity: Sequence[str], pseudonymous: bool, 
     paths += [rejection.path for rejection in study.rejections]
     text = str(value)
     for name in sorted({path.name for path in paths}, key=len, reverse=True):
-        if tells_of(name, identity):
+        if mentions_identity(name, identity):
             text = text.replace(f"file {name}", UNNAMED).replace(name, UNNAMED)
     return text
 

@@ -10,9 +10,9 @@ import pytest
 from spineline.datasets.dicom.privacy import (
     holds_identity,
     identity_parts,
+    mentions_identity,
     name_parts,
     privacy_remarks,
-    tells_of,
 )
 from spineline.datasets.dicom.study import scan
 
@@ -67,9 +67,9 @@ def test_names_in_folders(name: str, folder: str, held: bool) -> None:
 
 def test_a_text_tells_by_any_script() -> None:
     parts = [part for part in name_parts(YAMADA) if len(part) > 1]
-    assert tells_of("series '山田太郎 T2'", parts)
-    assert tells_of("series 'やまだ'", parts)
-    assert not tells_of("series 'T2_TSE_SAG'", parts)
+    assert mentions_identity("series '山田太郎 T2'", parts)
+    assert mentions_identity("series 'やまだ'", parts)
+    assert not mentions_identity("series 'T2_TSE_SAG'", parts)
 
 
 def named(change):
@@ -143,13 +143,13 @@ def test_other_names_and_numbers_count(write, keyword: str, value: object, folde
 def test_other_dates_do_not(write, date: str) -> None:
     header = write(lambda ds: ds.add_new("PatientBirthDate", "DA", date))
     assert not privacy_remarks(header, ["mr_19580317", "1958"]).named
-    assert not tells_of("series 'T2 17.03.1958'", identity_parts(header.path))
+    assert not mentions_identity("series 'T2 17.03.1958'", identity_parts(header.path))
 
 
 def test_a_birth_date_in_a_description_is_found(write) -> None:
     header = write(lambda ds: ds.add_new("PatientBirthDate", "DA", "19580317"))
     for text in ("T2 1958-03-17", "T2 *17.03.1958", "T2_17031958"):
-        assert tells_of(text, identity_parts(header.path))
+        assert mentions_identity(text, identity_parts(header.path))
 
 
 def overlay(data: bytes, group: int = 0x6000):

@@ -93,10 +93,12 @@ def test_a_grade_names_the_class_that_is_all_but_as_probable(probabilities, tied
 def test_what_is_unlike_the_training_is_told() -> None:
     crops = np.full((3, 8, 8), 200, np.uint8)
     known = SimpleNamespace(greys=GreyRange((0.1, 0.0, 0.0), (0.5, 1.0, 1.0)))
-    (found,) = unlike_training(known, crops)
+    (found,) = unlike_training([known], [crops], 3)
     assert found.code == "unlike_training"
     assert dict(found.parameters) == {"brightness": round(200 / 255, 4)}
-    assert unlike_training(known, crops // 2) == []
-    assert unlike_training(known, crops[:0]) == []
-    assert unlike_training(SimpleNamespace(), crops) == []  # weights that do not say
-    assert unlike_training(None, crops) == []
+    assert unlike_training([known], [crops // 2], 3) == []
+    assert unlike_training([known], [crops[:0]], 0) == []
+    assert unlike_training([known], [crops], 4) == []  # it does not see all of the image's crops
+    assert unlike_training([known, known], [crops[:1], crops], 3) == [found]
+    assert unlike_training([SimpleNamespace()], [crops], 3) == []  # weights that do not say
+    assert unlike_training([None], [crops], 3) == []
