@@ -17,9 +17,10 @@ from spineline.classify.combined import (
     equal_shares,
     has_head,
 )
+from spineline.classify.exported import groups_alike
 from spineline.classify.grades import Grades
-from spineline.classify.network.layers import GradientNetworks, Network, Outputs, same_measures
-from spineline.classify.network.weights_file import load_network, read_members
+from spineline.classify.network.layers import GradientNetworks, Network, Outputs
+from spineline.classify.network.weights_file import load_network, network_metadata, read_members
 from spineline.classify.recipe import Head
 from spineline.classify.trunks.folding import fold_norms, multiply_pixels
 from spineline.datasets.common.devices import device_name
@@ -98,10 +99,11 @@ class Classifier:
         batch: int = 256,
     ) -> Outputs:
         """Logits of (N, size, size) uint8 crops, on the CPU, float32: (N, 7) and (N, 2) or None."""
-        network, heads = self.network, [self.head]
-        return _logits(lambda *given: (network(*given),), heads, crops, levels, batch, self.device)[
-            0
-        ]
+        network = self.network
+        (found,) = _logits(
+            lambda *given: [network(*given)], [self.head], crops, levels, batch, self.device
+        )
+        return found
 
 
 @dataclass(frozen=True)
@@ -255,13 +257,9 @@ def _groups(
     members: Sequence[Classifier],
 ) -> tuple[tuple[tuple[int, ...], GradientClassifiers], ...]:
     """Numbers of the members with identical histograms, and the object that computes them once."""
-    left, found = list(range(len(members))), []
-    while left:
-        first = members[left[0]].network.config
-        same = [n for n in left if same_measures(first, members[n].network.config)]
-        left = [n for n in left[1:] if n not in same]
-        if len(same) > 1:
-            networks = GradientNetworks([members[n].network for n in same]).eval()
-            group = GradientClassifiers(networks, members[same[0]].device)
-            found.append((tuple(same), group))
+    found = []
+    for numbers in groups_alike([network_metadata(member.network.config) for member in members]):
+        if len(numbers) > 1:
+            networks = GradientNetworks([members[n].network for n in numbers]).eval()
+            found.append((numbers, GradientClassifiers(networks, members[numbers[0]].device)))
     return tuple(found)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spineline.classify.recipe import Head
-from spineline.classify.trunks.gradients import GRADIENTS, GradientTrunk
+from spineline.classify.trunks.gradients import GradientTrunk
 from spineline.classify.trunks.pretrained import Origin
 from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.crops.spec import CropSpec
@@ -186,7 +186,8 @@ class GradientNetworks(nn.Module):
     """Networks on the same histograms of gradient orientations, which are computed once.
 
     Args:
-        networks: with equal crop, normalisation and trunk; see [same_measures][].
+        networks: with equal crop, normalisation and trunk, as
+            [spineline.classify.exported.groups_alike][] groups them.
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
@@ -213,10 +214,3 @@ class GradientNetworks(nn.Module):
 
 def _histograms(network: Network) -> GradientTrunk:
     return cast(GradientTrunk, network.trunk)
-
-
-def same_measures(one: NetworkConfig, other: NetworkConfig) -> bool:
-    """Whether two networks use identical histograms of gradient orientations."""
-    return one.model == GRADIENTS and all(
-        getattr(one, name) == getattr(other, name) for name in ("model", "crop", "mean", "std")
-    )

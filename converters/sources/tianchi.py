@@ -227,18 +227,22 @@ def _read_slice(
             instance_uid=header.instance_uid,
         )
     )
-    stated = {"study": study_uid, "series": content.get("seriesUid")}
     wrong = [
-        name
-        for name, uid in stated.items()
-        if isinstance(uid, str) and uid.strip() != getattr(header, f"{name}_uid")
+        name for name, uid in _stated(study_uid, content).items() if uid != getattr(header, name)
     ]
     if wrong:
-        detail = f"the file of the instance belongs to another {' and '.join(wrong)}"
+        words = " and ".join(name.removesuffix("_uid") for name in wrong)
+        detail = f"the file of the instance belongs to another {words}"
         builder.note(image_id, study, "uid_mismatch", detail, "the file counts")
     if annotators > 1:
         detail = f"{annotators} annotators marked the slice"
         builder.note(image_id, study, "several_annotations", detail, "the first one counts")
+
+
+def _stated(study_uid: Any, content: Mapping[str, Any]) -> dict[str, str]:
+    """The UIDs of study and series that an entry states, by the names of a header's attributes."""
+    stated = {"study_uid": study_uid, "series_uid": content.get("seriesUid")}
+    return {name: uid.strip() for name, uid in stated.items() if isinstance(uid, str)}
 
 
 def _header(content: Any, study_uid: Any, where: str, index: _Index) -> SliceHeader:
@@ -252,9 +256,8 @@ def _header(content: Any, study_uid: Any, where: str, index: _Index) -> SliceHea
     if not found:
         detail = f"{where}: unknown UID, no DICOM instance {uid.strip()} in the images folder"
         raise EntryError("unknown_uid", detail)
-    stated = {"study_uid": study_uid, "series_uid": content.get("seriesUid")}
-    for name, text in stated.items():
-        found = [h for h in found if getattr(h, name) == str(text).strip()] or found
+    for name, text in _stated(study_uid, content).items():
+        found = [h for h in found if getattr(h, name) == text] or found
     if len({header.path for header in found}) > 1:
         detail = (
             f"{where}: {len(found)} files have the UID {uid.strip()}; which is marked is unknown"

@@ -145,16 +145,12 @@ def evaluate_detections(
     matched = match(boxes, found, iou=iou)
     localised = match(boxes, found, iou=iou, class_agnostic=True)
     table = confusion(boxes, found, len(names), iou=iou, confidence=confidence)
+    are_levels = labels == "level" if isinstance(labels, str) else bool(levels_of_names(names))
+    levels = level_hits(records, found) if are_levels else None
     metrics = {
         "images": len(records),
         "studies": len(studies),
-        "coco": {
-            "map50": coco.map50,
-            "map50_95": coco.map50_95,
-            "per_class": {
-                name: {"ap50": ap50, "ap50_95": ap} for name, (ap50, ap) in coco.per_class.items()
-            },
-        },
+        "coco": _coco(coco),
         "one_to_one": {
             "iou": iou,
             "confidence": confidence,
@@ -177,14 +173,23 @@ def evaluate_detections(
             "counts": table.tolist(),
         },
         "bootstrap": {"unit": "study", "draws": rules.draws, "seed": rules.seed},
+        **({} if levels is None else _level_accuracy(levels)),
     }
-    are_levels = labels == "level" if isinstance(labels, str) else bool(levels_of_names(names))
-    levels = level_hits(records, found) if are_levels else None
-    if levels is not None:
-        by_level = {level: levels.hit[levels.level == n] for n, level in enumerate(LEVELS)}
-        metrics["level_accuracy_8px"] = _share(levels.hit)
-        metrics["level_accuracy_8px_by_level"] = {k: _share(hit) for k, hit in by_level.items()}
     return Evaluation(metrics, matched, table, truth, results, coco, levels, weights)
+
+
+def _coco(coco: CocoMetrics) -> dict[str, Any]:
+    per_class = {name: {"ap50": ap50, "ap50_95": ap} for name, (ap50, ap) in coco.per_class.items()}
+    return {"map50": coco.map50, "map50_95": coco.map50_95, "per_class": per_class}
+
+
+def _level_accuracy(levels: LevelHits) -> dict[str, Any]:
+    """``level_accuracy_8px`` of all labels, and of each level."""
+    by_level = {level: levels.hit[levels.level == n] for n, level in enumerate(LEVELS)}
+    return {
+        "level_accuracy_8px": _share(levels.hit),
+        "level_accuracy_8px_by_level": {level: _share(hit) for level, hit in by_level.items()},
+    }
 
 
 def level_hits(records: Sequence[ImageRecord], found: Sequence[Detections]) -> LevelHits:

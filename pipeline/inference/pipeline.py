@@ -212,40 +212,22 @@ class Pipeline:
         """
         bundle = bundle_of(settings)
         runtime = chosen_runtime(settings, bundle)
-        if runtime != "torch":
-            exported, threads = is_exported(settings.weights), threads_of(settings)
-            with networks_needed(settings.weights):
-                models = (
-                    load_exported(settings)
-                    if exported
-                    else load_by_graphs(bundle, runtime, threads)
-                )
-            return cls(
-                models.detector,
-                models.classifier,
-                bundle.name,
-                bundle.sha256,
-                settings,
-                models.namer,
-                models.decoding if exported else decoding_of(bundle),
-                SuitabilityLimits(),
-                runtime,
-                works_in_forks=runtime == "onnx" and threads == 1 and not exported,
-            )
-        device, trust = settings.device, settings.trust
         with networks_needed(settings.weights):
-            from spineline.classify import load_classifier
-            from spineline.detect import load_detector
-            from spineline.detect.level_reader.model import load_level_reader
-
-            detector = load_detector(bundle.detector.path, device=device, trust=trust)
-            classifier = load_classifier(
-                [file.path for file in bundle.classifiers], device=device, trust=trust
-            )
-            namer = load_level_reader(bundle.namer.path, device=device) if bundle.namer else None
-        names = bundle.name, bundle.sha256
-        decoding, limits = decoding_of(bundle), SuitabilityLimits()
-        return cls(detector, classifier, *names, settings, namer, decoding, limits)
+            networks = _loaded_networks(settings, bundle, runtime)
+        exported, threads = is_exported(settings.weights), threads_of(settings)
+        return cls(
+            networks.detector,
+            networks.classifier,
+            bundle.name,
+            bundle.sha256,
+            settings,
+            networks.namer,
+            networks.decoding,
+            SuitabilityLimits(),
+            runtime,
+            works_in_forks=runtime == "torch"
+            or (runtime == "onnx" and threads == 1 and not exported),
+        )
 
     def predict(self, source: str | Path, *, stack: bool = False) -> StudyResult:
         """Find, name and grade the structures of one study, DICOM file, volume, image or archive.
@@ -464,6 +446,44 @@ class Pipeline:
             naming=spine.naming,
             slices=looked.seen,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Networks:
+    """The networks of a bundle, in any runtime, and how the detector's candidates are weighted."""
+
+    detector: Detector
+    classifier: Grader | CombinedClassifier
+    namer: LevelReader | None
+    decoding: DecodeSettings
+
+
+def _loaded_networks(settings: ModelSettings, bundle: Bundle, runtime: Runtime) -> _Networks:
+    """Load the networks of a bundle.
+
+    Raises:
+        ModuleNotFoundError: a package that they need is not installed.
+        WeightsError: they cannot be used.
+    """
+    if is_exported(settings.weights):
+        models = load_exported(settings)
+        return _Networks(models.detector, models.classifier, models.namer, models.decoding)
+    decoding = decoding_of(bundle)
+    if runtime != "torch":
+        models = load_by_graphs(bundle, runtime, threads_of(settings))
+        return _Networks(models.detector, models.classifier, models.namer, decoding)
+    from spineline.classify import load_classifier
+    from spineline.detect import load_detector
+    from spineline.detect.level_reader.model import load_level_reader
+
+    device, trust = settings.device, settings.trust
+    files = [file.path for file in bundle.classifiers]
+    return _Networks(
+        load_detector(bundle.detector.path, device=device, trust=trust),
+        load_classifier(files, device=device, trust=trust),
+        load_level_reader(bundle.namer.path, device=device) if bundle.namer else None,
+        decoding,
+    )
 
 
 def batch_size(settings: ModelSettings) -> int:

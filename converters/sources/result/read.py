@@ -168,25 +168,10 @@ def _read(
     if taken in images.done:
         detail = f"{entry.where}: an earlier result is for the same image; the first one counts"
         raise EntryError("duplicate_id", detail, failed=False)
+    _check_status(entry, study, content, rules, builder)
     frame = MarkedImage(entry.image_id, study, content.width, content.height)
-    if content.refused:
-        detail = f"{entry.where}: refused as not sagittal lumbar T2 (status), so it has no level"
-        raise EntryError("not_lumbar_t2", detail, failed=False)
-    if content.abstained:
-        if not rules.keep_abstained:
-            detail = "its levels are a guess (naming.abstained), and abstained=leave_out"
-            raise EntryError("naming_abstained", f"{entry.where}: {detail}", failed=False)
-        detail, action = "its levels are a guess (naming.abstained)", "kept: abstained=keep"
-        builder.note(entry.image_id, study, "naming_abstained", detail, action)
-    if content.forced:
-        detail = "not sagittal lumbar T2, but analysed all the same (force=true)"
-        builder.note(entry.image_id, study, "forced", detail, "kept: its labels are not reliable")
     marks = _marks(content, frame, rules, builder)
-    if not rules.keep_incomplete and sum(m.rank is not None for m in marks) < len(LEVELS):
-        named = {m.rank for m in marks}
-        missing = ", ".join(level for n, level in enumerate(LEVELS) if n not in named)
-        detail = f"{entry.where}: without {missing}, and missing=leave_out"
-        raise EntryError("point_count", detail, failed=False)
+    _check_complete(entry, marks, rules)
     empty_tag = () if rules.empty_tag is None else (rules.empty_tag,)
     structures = builder.judge(marks, frame, PointRules(keep_fewer=True, empty_tag=empty_tag))
     if structures:
@@ -204,6 +189,45 @@ def _read(
         )
         builder.records.append(record)
         images.done.add(taken)
+
+
+def _check_status(
+    entry: ResultFile,
+    study: str,
+    content: ResultContent,
+    rules: ResultRules,
+    builder: SourceBuilder,
+) -> None:
+    """Leave out a result that names no levels, or only guesses them; note what is kept anyway.
+
+    Raises:
+        EntryError: it is left out.
+    """
+    if content.refused:
+        detail = f"{entry.where}: refused as not sagittal lumbar T2 (status), so it has no level"
+        raise EntryError("not_lumbar_t2", detail, failed=False)
+    if content.abstained:
+        guess = "its levels are a guess (naming.abstained)"
+        if not rules.keep_abstained:
+            detail = f"{entry.where}: {guess}, and abstained=leave_out"
+            raise EntryError("naming_abstained", detail, failed=False)
+        builder.note(entry.image_id, study, "naming_abstained", guess, "kept: abstained=keep")
+    if content.forced:
+        detail = "not sagittal lumbar T2, but analysed all the same (force=true)"
+        builder.note(entry.image_id, study, "forced", detail, "kept: its labels are not reliable")
+
+
+def _check_complete(entry: ResultFile, marks: Sequence[MarkedPoint], rules: ResultRules) -> None:
+    """Leave out a result with missing levels, if the rules say so.
+
+    Raises:
+        EntryError: it is left out.
+    """
+    named = {mark.rank for mark in marks}
+    missing = ", ".join(level for n, level in enumerate(LEVELS) if n not in named)
+    if missing and not rules.keep_incomplete:
+        detail = f"{entry.where}: without {missing}, and missing=leave_out"
+        raise EntryError("point_count", detail, failed=False)
 
 
 def _in_volume(
