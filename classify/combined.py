@@ -93,7 +93,7 @@ class Combination:
         by_kind = {"disc": disc, "vertebra": vertebra, None: (disc + vertebra) / 2}
         return np.array([by_kind[kind] for kind in kinds]).reshape(-1, len(disc)).T
 
-    def asked(self, kinds: Sequence[Kind | None]) -> BoolArray:
+    def counts_for(self, kinds: Sequence[Kind | None]) -> BoolArray:
         """(members, N) whether a member's prediction for a structure counts."""
         counts = np.any([self.shares_of(head, kinds) > 0 for head in self.shares], axis=0)
         if not self.vertebra:
@@ -313,12 +313,12 @@ class CombinedClassifier:
         names = heads_together([member.head for member in self.members])
         return "both" if len(names) == 2 else "seven" if "seven" in names else "binary"
 
-    def asked(self, kinds: Sequence[Kind | None]) -> BoolArray:
+    def run_on(self, kinds: Sequence[Kind | None]) -> BoolArray:
         """(members, N) the structures that each member is run on; groups run together."""
-        asked = self.combination.asked(kinds)
+        selected = self.combination.counts_for(kinds)
         for numbers, _ in self.groups:
-            asked[list(numbers)] = asked[list(numbers)].any(axis=0)
-        return asked
+            selected[list(numbers)] = selected[list(numbers)].any(axis=0)
+        return selected
 
     def cut(
         self,
@@ -338,7 +338,7 @@ class CombinedClassifier:
             return [by_spec[spec] for spec in self.crops]
         found: dict[tuple[CropSpec, bytes], Crops] = {}
         crops: list[Crops] = []
-        for spec, rows in zip(self.crops, self.asked(kinds), strict=True):
+        for spec, rows in zip(self.crops, self.run_on(kinds), strict=True):
             key = spec, rows.tobytes()
             if key not in found:
                 found[key] = cut(spec, None if rows.all() else rows)
@@ -367,16 +367,16 @@ class CombinedClassifier:
         """
         counts = [len(each) for each in crops]
         known = [None] * max(counts, default=0) if kinds is None else list(kinds)
-        asked = self.asked(known)
+        selected = self.run_on(known)
         if len(crops) != len(self.members) or (kinds is None and len(set(counts)) > 1):
             msg = f"crops of {len(crops)} members ({sorted(set(counts))} structures)"
             raise ValueError(f"{msg} for {len(self.members)}")
-        for count, rows in zip(counts, asked, strict=True):
+        for count, rows in zip(counts, selected, strict=True):
             if count not in (len(known), rows.sum()):
                 raise ValueError(f"{count} crops but {len(known)} kinds")
         alone = {
             number: (own if len(own) == rows.sum() else own[rows], rows)
-            for number, (own, rows) in enumerate(zip(crops, asked, strict=True))
+            for number, (own, rows) in enumerate(zip(crops, selected, strict=True))
         }
         places = None if levels is None else np.asarray(levels)
         more = {} if batch is None else {"batch": batch}

@@ -38,10 +38,10 @@ from spineline.pipeline.inference.bundles import (
     KIND,
     NAMING_SCHEMA,
     USE,
+    bundle_file,
     decoding_values,
     file_names,
     is_exported,
-    member_of,
 )
 from spineline.pipeline.inference.naming import COEFFICIENTS
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
@@ -279,7 +279,7 @@ def _member_values(
     entry = load_registry().find(weights.name)
     known = entry if entry and (entry.task, entry.sha256) == (task, weights.sha256) else None
     return {
-        "files": [asdict(member_of(folder / name)) for name in file_names(network, form)],
+        "files": [asdict(bundle_file(folder / name)) for name in file_names(network, form)],
         "made_from": {"name": weights.name, "sha256": weights.sha256},
         "licence": known.licence if known else None,
         "trained_on": known.trained_on if known else None,

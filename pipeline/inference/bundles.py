@@ -74,7 +74,7 @@ _NETWORK_PACKAGES = ("torch", "torchvision", "ultralytics", "timm", "safetensors
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class BundleFile:
     """A file of a bundle: its name, size in bytes, and SHA-256 in lower-case hex."""
 
     file: str
@@ -83,7 +83,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportedMember:
+class BundleClassifier:
     """A classifier of a bundle.
 
     Attributes:
@@ -92,7 +92,7 @@ class ExportedMember:
         greys: grey range of the training images; None if it was not stored.
     """
 
-    files: tuple[Member, ...]
+    files: tuple[BundleFile, ...]
     head: Head
     crop: CropSpec
     level_input: bool = False
@@ -100,7 +100,7 @@ class ExportedMember:
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class BundleDescription:
     """The content of ``bundle.json``.
 
     Attributes:
@@ -108,7 +108,7 @@ class Exported:
         form: format of the files.
         name: of the original weights, and the form.
         sha256: of ``bundle.json``, which holds those of all files.
-        members: the files of detector and level reader, in the order of `SUFFIXES`.
+        files: those of detector and level reader, in the order of `SUFFIXES`.
         names, imgsz, channels: of the detector.
         classifiers: one, or several to combine.
         combination: how they are combined; None for a single classifier.
@@ -120,11 +120,11 @@ class Exported:
     form: Form
     name: str
     sha256: str
-    members: Mapping[Role, tuple[Member, ...]]
+    files: Mapping[Role, tuple[BundleFile, ...]]
     names: tuple[str, ...]
     imgsz: int
     channels: int
-    classifiers: tuple[ExportedMember, ...]
+    classifiers: tuple[BundleClassifier, ...]
     combination: Combination | None
     strip: StripSpec | None
     decoding: DecodeSettings
@@ -158,9 +158,9 @@ def exported_bundle(settings: ModelSettings) -> Bundle:
     """
     exported = read_exported(settings)
     found: dict[Role, list[WeightsFile]] = {role: [] for role in ROLES}
-    for role, members in _all_files(exported):
-        _contents(exported, members)
-        first = members[0]
+    for role, files in _all_files(exported):
+        _contents(exported, files)
+        first = files[0]
         file = WeightsFile(first.file, exported.folder / first.file, first.sha256)
         found[role].append(file)
     sha256, namer = exported.sha256, next(iter(found["namer"]), None)
@@ -170,10 +170,10 @@ def exported_bundle(settings: ModelSettings) -> Bundle:
     return Bundle(exported.name, found["detector"][0], classifier, sha256, namer, tuple(more))
 
 
-def _all_files(exported: Exported) -> list[tuple[Role, tuple[Member, ...]]]:
+def _all_files(exported: BundleDescription) -> list[tuple[Role, tuple[BundleFile, ...]]]:
     """The files of each network, by role."""
     return [
-        *exported.members.items(),
+        *exported.files.items(),
         *(("classifier", member.files) for member in exported.classifiers),
     ]
 
@@ -191,11 +191,11 @@ def load_exported(settings: ModelSettings) -> ExportedModels:
 
     exported = read_exported(settings)
 
-    def opened(members: tuple[Member, ...]) -> tuple[Session, str]:
-        where = str(exported.folder / members[0].file)
-        return open_session(_contents(exported, members), exported.form, where), where
+    def opened(files: tuple[BundleFile, ...]) -> tuple[Session, str]:
+        where = str(exported.folder / files[0].file)
+        return open_session(_contents(exported, files), exported.form, where), where
 
-    session, where = opened(exported.members["detector"])
+    session, where = opened(exported.files["detector"])
     detector = ExportedDetector(session, exported.names, exported.imgsz, exported.channels)
     detector.check(where)
     classifiers = []
@@ -211,7 +211,7 @@ def load_exported(settings: ModelSettings) -> ExportedModels:
         classifier = CombinedClassifier(tuple(classifiers), exported.combination)
     namer = None
     if exported.strip is not None:
-        session, where = opened(exported.members["namer"])
+        session, where = opened(exported.files["namer"])
         namer = ExportedLevelReader(session, exported.strip)
         namer.check(where)
     return ExportedModels(detector, classifier, namer, exported.decoding)
@@ -237,7 +237,7 @@ def networks_needed(weights: str) -> Iterator[None]:
         raise ConfigError(msg) from error
 
 
-def read_exported(settings: ModelSettings) -> Exported:
+def read_exported(settings: ModelSettings) -> BundleDescription:
     """The description of a bundle, checked against the keys; its files are not read yet.
 
     Raises:
@@ -250,7 +250,7 @@ def read_exported(settings: ModelSettings) -> Exported:
     return replace(exported, strip=None) if settings.namer == "none" else exported
 
 
-def read_bundle(folder: Path) -> Exported:
+def read_bundle(folder: Path) -> BundleDescription:
     """The description in a folder's ``bundle.json``.
 
     Raises:
@@ -287,9 +287,9 @@ def file_names(network: str, form: Form) -> tuple[str, ...]:
     return tuple(network + suffix for suffix in SUFFIXES[form])
 
 
-def member_of(path: Path) -> Member:
+def bundle_file(path: Path) -> BundleFile:
     """The description of a file."""
-    return Member(path.name, path.stat().st_size, sha256_of(path))
+    return BundleFile(path.name, path.stat().st_size, sha256_of(path))
 
 
 def decoding_values(decoding: DecodeSettings) -> dict[str, float]:
@@ -331,57 +331,36 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str]:
     return content, hashlib.sha256(data).hexdigest()
 
 
-def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
+def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> BundleDescription:
     form = next((form for form in FORMS if form == content["format"]), None)
     if form is None:
         raise ValueError(f"format {content['format']!r}, wanted one of {', '.join(FORMS)}")
-    networks = content["networks"]
-    detector, classifier, namer = (networks[role] for role in ROLES)
-    parts: list[tuple[Role, Any]] = [("detector", detector)]
-    if namer is not None:
-        parts.append(("namer", namer))
-    members = {role: _members(of, role, form) for role, of in parts}
-    names = detector["names"]
-    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not (texts and len(set(names)) == len(names) <= 1000 and set(names) & set(LEVELS)):
-        raise ValueError(f"detector: names {names!r:.100}, wanted levels")
+    detector, classifier, namer = (content["networks"][role] for role in ROLES)
+    networks: dict[Role, Any] = {"detector": detector, "namer": namer}
     if not isinstance(content["name"], str):
         raise ValueError("name is not text")
-    several = (
-        "members" in classifier
-        if content["schema"] == NAMING_SCHEMA
-        else (content["schema"] != BUNDLE_SCHEMA)
-    )
-    described = list(classifier["members"]) if several else [classifier]
-    if not described:
-        raise ValueError("classifier: no member")
-    classifiers = tuple(
-        _classifier(of, f"classifier{n}" if several else "classifier", form)
-        for n, of in enumerate(described)
-    )
-    heads = [each.head for each in classifiers]
-    combination = combination_from_json(classifier["combination"], heads) if several else None
-    strip = None
-    if namer is not None:
-        bounds = STRIP_BOUNDS.items()
-        strip = StripSpec(**{n: _whole(namer["strip"][n], b, f"namer: {n}") for n, b in bounds})
-    return Exported(
+    classifiers, combination = _classifiers(classifier, content["schema"], form)
+    return BundleDescription(
         folder=folder,
         form=form,
         name=content["name"],
         sha256=sha256,
-        members=members,
-        names=tuple(names),
+        files={
+            role: _files_of(network, role, form)
+            for role, network in networks.items()
+            if network is not None
+        },
+        names=_levels_of(detector),
         imgsz=_whole(detector["imgsz"], _IMGSZ, "detector: imgsz"),
         channels=_whole(detector["channels"], (1, 3), "detector: channels"),
         classifiers=classifiers,
         combination=combination,
-        strip=strip,
+        strip=None if namer is None else _strip(namer),
         decoding=_decoding(content["decode"]),
     )
 
 
-def _members(network: dict[str, Any], role: str, form: Form) -> tuple[Member, ...]:
+def _files_of(network: dict[str, Any], role: str, form: Form) -> tuple[BundleFile, ...]:
     files, wanted = network["files"], file_names(role, form)
     found = [file["file"] for file in files]
     if found != list(wanted):
@@ -392,12 +371,42 @@ def _members(network: dict[str, Any], role: str, form: Form) -> tuple[Member, ..
             raise ValueError(f"{file['file']}: sha256 {digest!r:.80}")
     limits = (1, 2**40)
     return tuple(
-        Member(f["file"], _whole(f["size"], limits, f"{f['file']}: size"), f["sha256"])
+        BundleFile(f["file"], _whole(f["size"], limits, f"{f['file']}: size"), f["sha256"])
         for f in files
     )
 
 
-def _classifier(network: dict[str, Any], name: str, form: Form) -> ExportedMember:
+def _levels_of(detector: dict[str, Any]) -> tuple[str, ...]:
+    """The class names of a detector, each once and some of them levels."""
+    names = detector["names"]
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not (texts and len(set(names)) == len(names) <= 1000 and set(names) & set(LEVELS)):
+        raise ValueError(f"detector: names {names!r:.100}, wanted levels")
+    return tuple(names)
+
+
+def _strip(namer: dict[str, Any]) -> StripSpec:
+    bounds = STRIP_BOUNDS.items()
+    return StripSpec(**{n: _whole(namer["strip"][n], b, f"namer: {n}") for n, b in bounds})
+
+
+def _classifiers(
+    classifier: dict[str, Any], schema: int, form: Form
+) -> tuple[tuple[BundleClassifier, ...], Combination | None]:
+    """The classifiers of a bundle, and how several are combined."""
+    several = "members" in classifier if schema == NAMING_SCHEMA else schema != BUNDLE_SCHEMA
+    if not several:
+        return (_classifier(classifier, "classifier", form),), None
+    found = tuple(
+        _classifier(member, f"classifier{n}", form)
+        for n, member in enumerate(classifier["members"])
+    )
+    if not found:
+        raise ValueError("classifier: no member")
+    return found, combination_from_json(classifier["combination"], [each.head for each in found])
+
+
+def _classifier(network: dict[str, Any], name: str, form: Form) -> BundleClassifier:
     crop = network["crop"]
     margin = _number(crop["margin"], "classifier: margin")
     spec = CropSpec(_whole(crop["size"], (8, 1024), "classifier: size"), margin, crop["align"])
@@ -410,7 +419,7 @@ def _classifier(network: dict[str, Any], name: str, form: Form) -> ExportedMembe
     if head is None or any(known[name] != classes for name, classes in outputs.items()):
         raise ValueError(f"classifier: outputs {outputs!r:.100}")
     levels, greys = _takes_levels(network), _greys(network)
-    return ExportedMember(_members(network, name, form), head, spec, levels, greys)
+    return BundleClassifier(_files_of(network, name, form), head, spec, levels, greys)
 
 
 def _greys(network: dict[str, Any]) -> GreyRange | None:
@@ -462,23 +471,23 @@ def _number(value: Any, what: str) -> float:
     return float(value)
 
 
-def _contents(exported: Exported, members: tuple[Member, ...]) -> list[bytes]:
+def _contents(exported: BundleDescription, files: tuple[BundleFile, ...]) -> list[bytes]:
     """The bytes of a network's files, checked against ``bundle.json``."""
-    return [_content(exported.folder / member.file, member) for member in members]
+    return [_content(exported.folder / file.file, file) for file in files]
 
 
-def _content(path: Path, member: Member) -> bytes:
+def _content(path: Path, listed: BundleFile) -> bytes:
     if not path.is_file():
         raise WeightsError(f"{path}: this file of the bundle is missing; {_AGAIN}")
     try:
         size = path.stat().st_size
-        data = path.read_bytes() if size == member.size else b""
+        data = path.read_bytes() if size == listed.size else b""
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({first_line(error)})") from error
-    if size != member.size:
-        said = f"{size} bytes, {BUNDLE_FILE} says {member.size}"
-    elif (digest := hashlib.sha256(data).hexdigest()) != member.sha256:
-        said = f"SHA-256 {digest}, {BUNDLE_FILE} says {member.sha256}"
+    if size != listed.size:
+        said = f"{size} bytes, {BUNDLE_FILE} says {listed.size}"
+    elif (digest := hashlib.sha256(data).hexdigest()) != listed.sha256:
+        said = f"SHA-256 {digest}, {BUNDLE_FILE} says {listed.sha256}"
     else:
         return data
     raise WeightsError(f"{path}: has been altered: {said}; {_AGAIN}")
