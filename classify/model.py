@@ -19,7 +19,7 @@ from spineline.classify.combined import (
 )
 from spineline.classify.exported import groups_alike
 from spineline.classify.grades import Grades
-from spineline.classify.network.layers import GradientNetworks, Network, Outputs
+from spineline.classify.network.layers import CROPS_PER_PASS, GradientNetworks, Network, Outputs
 from spineline.classify.network.weights_file import load_network, network_metadata, read_members
 from spineline.classify.recipe import Head
 from spineline.classify.trunks.folding import fold_norms, multiply_pixels
@@ -69,7 +69,7 @@ class Classifier:
         kinds: Sequence[Kind | None] | None = None,
         *,
         levels: npt.NDArray[np.int64] | None = None,
-        batch: int = 256,
+        batch: int = CROPS_PER_PASS,
     ) -> Grades:
         """Grade crops.
 
@@ -96,7 +96,7 @@ class Classifier:
         crops: npt.NDArray[np.uint8],
         levels: npt.NDArray[np.int64] | None = None,
         *,
-        batch: int = 256,
+        batch: int = CROPS_PER_PASS,
     ) -> Outputs:
         """Logits of (N, size, size) uint8 crops, on the CPU, float32: (N, 7) and (N, 2) or None."""
         network = self.network
@@ -123,7 +123,7 @@ class GradientClassifiers:
         crops: npt.NDArray[np.uint8],
         *,
         levels: npt.NDArray[np.int64] | None = None,
-        batch: int = 256,
+        batch: int = CROPS_PER_PASS,
     ) -> list[Grades]:
         """The grades of each classifier, without regard to kind; see [Classifier.grade][]."""
         configs = self.network.configs
@@ -241,16 +241,20 @@ def load_classifier(
             raise WeightsError(msg + "or name the weights of single classifiers")
         for n, (state, config) in enumerate(found):
             where = str(file) if combination is None else f"{file}, member {n}"
-            network = load_network(state, config, where).eval()
-            fold_norms(network.trunk)
-            multiply_pixels(network.trunk)
-            network.to(target).to(memory_format=torch.channels_last)
-            members.append(Classifier(network, target))
+            members.append(ready_classifier(load_network(state, config, where), target))
     if len(files) == 1 and combination is None:
         return members[0]
     if combination is None:
         combination = Combination(equal_shares([member.head for member in members]))
     return CombinedClassifier(tuple(members), combination, _groups(members))
+
+
+def ready_classifier(network: Network, device: torch.device) -> Classifier:
+    """Prepare a trained network for inference, in place: folded, in channels-last order."""
+    network.eval()
+    fold_norms(network.trunk)
+    multiply_pixels(network.trunk)
+    return Classifier(network.to(device).to(memory_format=torch.channels_last), device)
 
 
 def _groups(

@@ -120,7 +120,7 @@ class ClassifyVal(Settings):
     mask_kind: bool = key(
         "exclude classes of the other kind, which the level implies", default=True
     )
-    batch: int = key("crops per forward pass", default=256, minimum=1)
+    batch: int = key("crops per forward pass", default=16, minimum=1)
     device: str = key(_DEVICE, default="cpu")
     trust: bool = key(_TRUST, default=False)
     overwrite: bool = key("replace out if it exists", default=False)
@@ -136,7 +136,7 @@ class ClassifyPredict(Settings):
     mask_kind: bool = key(
         "exclude classes of the other kind if a file name ends in a level", default=True
     )
-    batch: int = key("crops per forward pass", default=256, minimum=1)
+    batch: int = key("crops per forward pass", default=16, minimum=1)
     device: str = key(_DEVICE, default="cpu")
     trust: bool = key(_TRUST, default=False)
     overwrite: bool = key("replace out if it exists", default=False)

@@ -21,7 +21,7 @@ from torch import Tensor
 from spineline.classify.augment import Mix, augment, draw_mix
 from spineline.classify.data import balanced_encoding, load_training_data
 from spineline.classify.metrics import score, selection_score
-from spineline.classify.model import Classifier, grades_of
+from spineline.classify.model import Classifier, grades_of, ready_classifier
 from spineline.classify.network.build import build_network, check_model_name
 from spineline.classify.network.layers import Network, NetworkConfig, Outputs
 from spineline.classify.network.weights_file import (
@@ -281,7 +281,8 @@ class ClassifierTrainer(Trainer):
         """Loss and metrics on val."""
         if self.plan.data.val is None:
             return None
-        return evaluate_on_val(self.plan, self.network, self.loss)
+        classifier = Classifier(self.network.eval(), self.plan.device)
+        return evaluate_on_val(self.plan, classifier, self.loss)
 
     def scores(self, metrics: Mapping[str, Any]) -> dict[str, float | None]:
         """The score that the recipe selects the best epoch by."""
@@ -333,9 +334,10 @@ class ClassifierTrainer(Trainer):
         """Write the metrics of the best epoch, and the plots."""
         if self.plan.data.val is not None:
             best = self.weights_file("best")
-            network = load_network(*read_weights(best), where=str(best)).to(self.plan.device)
+            network = load_network(*read_weights(best), where=str(best))
+            classifier = ready_classifier(network, self.plan.device)
             chosen = {"epoch": self.best_epoch, "selected_by": self.plan.recipe.select_by}
-            self.metrics = {**chosen, **evaluate_on_val(self.plan, network, self.loss)}
+            self.metrics = {**chosen, **evaluate_on_val(self.plan, classifier, self.loss)}
             write_json(self.out / "metrics.json", self.metrics)
         if self.plots:
             self._plot()
@@ -386,15 +388,13 @@ def _member_logits(
     return network.logits_of_features(features, levels), mix
 
 
-def evaluate_on_val(plan: ClassifierPlan, network: Network, loss: CropLoss) -> dict[str, Any]:
-    """Metrics and loss on val; the network is left in evaluation mode."""
+def evaluate_on_val(plan: ClassifierPlan, classifier: Classifier, loss: CropLoss) -> dict[str, Any]:
+    """Metrics and loss on val."""
     table = plan.data.val
     if table is None:
         return {}
-    network.eval()
-    classifier = Classifier(network, plan.device)
     kinds = table.kind if plan.recipe.mask_kind else None
-    outputs = classifier.logits(table.windows(), table.level, batch=256)
+    outputs = classifier.logits(table.windows(), table.level)
     grades = grades_of(outputs, kinds)
     tensors = CropTensors.of(table)
     on_cpu = loss.to("cpu")

@@ -21,6 +21,9 @@ MIN_TEMPERATURE = 0.05
 
 Outputs = tuple[Tensor | None, Tensor | None]
 
+CROPS_PER_PASS = 16
+"""Crops per forward pass without gradients: maps of many more do not fit a CPU's caches."""
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spineline.classify.augment import augment, to_float
 from spineline.classify.model import allowed_classes
-from spineline.classify.network.layers import Network
+from spineline.classify.network.layers import CROPS_PER_PASS, Network
 from spineline.classify.recipe import Recipe
 from spineline.classify.training.losses import CropLoss, class_weights, count_right
 from spineline.classify.training.plan import ClassifierPlan, CropTensors
@@ -45,8 +45,9 @@ def kept_features(plan: ClassifierPlan, network: Network, pixels: Tensor) -> Ten
         for copy in range(copies):
             generator = torch.Generator().manual_seed(_copy_seed(plan.seed, copy))
             parts = [
-                network.features(augment(part, recipe, generator, plan.device)).float().cpu()
+                network.features(images).float().cpu()
                 for part in pixels.split(256)
+                for images in augment(part, recipe, generator, plan.device).split(CROPS_PER_PASS)
             ]
             found.append(torch.cat(parts))
             LOG.info("augmented copies: %d of %d", copy + 1, copies)
@@ -67,7 +68,10 @@ def fit_heads(plan: ClassifierPlan, network: Network, tensors: CropTensors) -> d
         network.eval()
         windows = torch.from_numpy(np.ascontiguousarray(table.windows()))
         with torch.no_grad():
-            parts = [network.features(to_float(p.to(plan.device))) for p in windows.split(256)]
+            parts = [
+                network.features(to_float(part.to(plan.device)))
+                for part in windows.split(CROPS_PER_PASS)
+            ]
         copies = torch.cat(parts).float().cpu()[None]
     times = len(copies)
     levels = tensors.levels.repeat(times).to(plan.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spineline.classify.data import TrainingData
 from spineline.classify.network.build import build_network
-from spineline.classify.network.layers import Network, NetworkConfig
+from spineline.classify.network.layers import CROPS_PER_PASS, Network, NetworkConfig
 from spineline.classify.network.weights_file import (
     read_weights,
 )
@@ -176,7 +176,7 @@ def fit_trunk(network: Network, train: CropTable, *, whiten: bool = True) -> Non
     with torch.no_grad():
         found = [
             trunk.measure(network.normalised(torch.tensor(part).unsqueeze(1).float() / 255))
-            for part in np.array_split(windows, math.ceil(len(windows) / 256))
+            for part in np.array_split(windows, math.ceil(len(windows) / CROPS_PER_PASS))
         ]
     trunk.fit(torch.cat(found), whiten=whiten)
 
