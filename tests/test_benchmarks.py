@@ -95,6 +95,7 @@ def test_keys_that_do_not_fit(tmp_path, monkeypatch, script, words, message) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_wrong_key_ends_a_script_as_it_ends_a_command() -> None:
     path = ROOT / "benchmarks" / "review_cohort.py"
     done = subprocess.run(
@@ -196,6 +197,7 @@ def test_the_bare_dataset_holds_what_ours_trains_on(drawn: Path, tmp_path) -> No
     assert len(target["boxes"]) == len(target["labels"])
 
 
+@pytest.mark.slow
 def test_caches_of_a_dataset_are_not_taken_along(drawn: Path, tmp_path) -> None:
     (drawn / "labels" / "train.cache").write_bytes(b"a pickle")
     copied = speed.prepare_data(speed.SpeedSettings(data=drawn), tmp_path)
@@ -621,6 +623,7 @@ def test_processor_time_of_ended_children_counts() -> None:
     assert turn.cpu_s > 0.05
 
 
+@pytest.mark.slow
 def test_copies_of_studies_are_studies_of_their_own(tmp_path: Path) -> None:
     from spineline.datasets.dicom.study import scan
 

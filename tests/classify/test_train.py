@@ -67,7 +67,7 @@ def test_a_tiny_network_learns(trained: Path) -> None:
     assert metrics["seven"]["macro_f1"] == pytest.approx(max(scores), abs=1e-5)
 
 
-@pytest.mark.parametrize(("epochs", "copies"), [(2, 2), (9, 3)])
+@pytest.mark.parametrize(("epochs", "copies"), [(2, 2), pytest.param(9, 3, marks=pytest.mark.slow)])
 def test_no_more_copies_than_epochs(
     epochs: int, copies: int, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,6 +100,7 @@ def test_the_checkpoint_is_weights_for_those_who_trust_it(trained: Path) -> None
     np.testing.assert_array_equal(classifier.grade(crops).seven, last.grade(crops).seven)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(run: Run) -> None:
     values = {"noise": 3.0, "color_jitter": 0.2, "translate": 0.05, "balance": "sampler",
               "plots": True, "epochs": 1}  # fmt: skip
@@ -185,6 +186,7 @@ def test_the_test_part_is_not_looked_at(
     assert run(data=folder, epochs=1).best_epoch == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -211,6 +213,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
         assert (went_on.out / name).read_bytes() == (whole.out / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_resuming_within_an_epoch_repeats_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run("whole")
     original, steps = training.mixed_loss, []
@@ -433,7 +436,7 @@ def test_discs_that_are_healthy_or_sick_alone_are_refused_with_the_reason(
     tmp_path: Path, run_cli: Cli
 ) -> None:
     necks, data = tmp_path / "necks", tmp_path / "data"
-    words = ("region=cervical", f"out={necks}", "n=3")
+    words = ("region=cervical", f"out={necks}", "n=3", "format=png")
     assert run_cli("data", "phantom", *words)[0] == 0
     places = (f"annotations={necks / 'descr'}", f"images={necks / 'frames'}", f"out={data}")
     assert run_cli("convert", "cervical", *places)[0] == 0

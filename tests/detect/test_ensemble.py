@@ -257,7 +257,14 @@ def predict_words(weights: str, source: Path, out: Path, *more: str) -> list[str
     return ["detect", "predict", f"weights={weights}", f"source={source}", f"out={out}", *more]
 
 
-@pytest.mark.parametrize("form", ["{},{}", "[{},{}]", "[{}, {}]"], ids=["plain", "list", "spaces"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("{},{}", id="plain"),
+        pytest.param("[{},{}]", id="list", marks=pytest.mark.slow),
+        pytest.param("[{}, {}]", id="spaces", marks=pytest.mark.slow),
+    ],
+)
 def test_backends_together_from_the_command_line(
     run_cli: Cli, dataset: Path, weights: Path, region_weights: Path, tmp_path: Path, form: str
 ) -> None:
@@ -278,6 +285,7 @@ def test_backends_together_from_the_command_line(
     assert record["settings"]["weights"] == [str(weights), str(region_weights)]
 
 
+@pytest.mark.slow
 def test_the_record_of_a_run_is_a_settings_file(
     run_cli: Cli, dataset: Path, weights: Path, other_weights: Path, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def test_onnx_agrees_with_the_original_at_other_sizes_and_batches(
     assert (meta["imgsz"], meta["names"][0]) == (96, "T12-L1")
 
 
+@pytest.mark.slow
 def test_torchscript_agrees_and_carries_its_description(weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "detector.torchscript"
     export(DetectExport(model=str(weights), out=out, format="torchscript", imgsz=64))
@@ -90,21 +91,22 @@ def test_refusals(
     assert not (tmp_path / "d.onnx").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "form", "nothing"),
     [
-        pytest.param("mobilenet_v3_small", "torchscript", True, marks=pytest.mark.slow),
-        pytest.param("mobilenet_v3_large", "onnx", False, marks=pytest.mark.slow),
-        pytest.param("mobilenet_v3_large", "torchscript", False, marks=pytest.mark.slow),
-        pytest.param("mobilenet_v3_large", "onnx", True, marks=pytest.mark.slow),
-        pytest.param("test_resnet", "torchscript", False, marks=pytest.mark.slow),
-        pytest.param("test_resnet", "onnx", True, marks=pytest.mark.slow),
-        pytest.param("test_resnet", "torchscript", True, marks=pytest.mark.slow),
+        ("mobilenet_v3_small", "torchscript", True),
+        ("mobilenet_v3_large", "onnx", False),
+        ("mobilenet_v3_large", "torchscript", False),
+        ("mobilenet_v3_large", "onnx", True),
+        ("test_resnet", "torchscript", False),
+        ("test_resnet", "onnx", True),
+        ("test_resnet", "torchscript", True),
         ("test_resnet", "onnx", False),
-        pytest.param("mambaout_femto", "torchscript", False, marks=pytest.mark.slow),
-        pytest.param("mambaout_femto", "onnx", False, marks=pytest.mark.slow),
-        pytest.param("swin_tiny_patch4_window7_224", "onnx", False, marks=pytest.mark.slow),
-        pytest.param("swin_tiny_patch4_window7_224", "torchscript", False, marks=pytest.mark.slow),
+        ("mambaout_femto", "torchscript", False),
+        ("mambaout_femto", "onnx", False),
+        ("swin_tiny_patch4_window7_224", "onnx", False),
+        ("swin_tiny_patch4_window7_224", "torchscript", False),
     ],
 )
 def test_a_faster_rcnn_agrees_with_the_original(

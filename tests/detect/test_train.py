@@ -107,6 +107,7 @@ def test_arguments_never_leave_the_machine_or_the_recipe() -> None:
     assert arguments["lr0"] == 0.1
 
 
+@pytest.mark.slow
 def test_without_validation_part_the_last_weights_are_the_result(
     own_dataset: Callable[..., Path],
     tmp_path: Path,
@@ -128,6 +129,7 @@ def test_without_validation_part_the_last_weights_are_the_result(
     assert (out / "results.png").is_file()
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(plain: Any, dataset: Path, tmp_path: Path) -> None:
     """That the same seed gives the same weights is seen where a killed run is closed."""
     settings = DetectTrain(out=tmp_path / "run", data=dataset, seed=1, **{**TINY, "val": False})
@@ -261,6 +263,7 @@ def test_a_truncated_checkpoint_is_said(finished: Any, tmp_path: Path) -> None:
         train(DetectTrain(out=out, resume=True))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_its_planned_end_with_the_best_weights_of_each_metric(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +310,7 @@ def test_an_interrupted_run_goes_on_to_its_planned_end_with_the_best_weights_of_
         train(DetectTrain(out=out, resume=True))
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_epoch_is_closed_and_its_seed_gives_the_same_weights(
     plain: Any, dataset: Path, tmp_path: Path
 ) -> None:
@@ -356,12 +360,9 @@ def test_a_training_that_breaks_off_says_so(
         train(settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "nbs",
-    [
-        pytest.param(3, id="step by step", marks=pytest.mark.slow),
-        pytest.param(64, id="accumulated"),
-    ],
+    "nbs", [pytest.param(3, id="step by step"), pytest.param(64, id="accumulated")]
 )
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbs: int

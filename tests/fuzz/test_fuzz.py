@@ -142,6 +142,7 @@ def _write_beside(data: Path, out: Path) -> tuple[str, ...]:
     return ()
 
 
+@pytest.mark.slow
 def test_crash_hang_and_memory_are_told_apart(base: Path, tmp_path: Path, monkeypatch) -> None:
     runs = {
         "crashed": lambda data, out: {}["x"],

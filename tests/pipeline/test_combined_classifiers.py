@@ -188,6 +188,7 @@ def test_stripped_it_says_the_same(folder: Path, tmp_path: Path, run_cli: Cli) -
     np.testing.assert_allclose(one.seven, other.seven, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "several", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("list", "both")), "kinds"]

@@ -374,6 +374,7 @@ def test_starting_anew(go) -> None:
     assert yaml.safe_load(Path("o/run.yaml").read_text())["settings"]["overwrite"] is False
 
 
+@pytest.mark.slow
 def test_results_inside_the_source_are_not_looked_into(cohort, fake_models, run_cli) -> None:
     words = ("pipeline", "predict", "source=cohort")
     assert run_cli(*words, "out=cohort/first", "to=sr,sc")[0] == 0
@@ -437,6 +438,7 @@ def test_a_user_who_ends_the_run(go, monkeypatch) -> None:
     assert all(Path(f"o/{name}/report.html").exists() for name in "abc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_stays_flat(
     tmp_path, cohort, fake_pipeline, make_study, monkeypatch, workers: int

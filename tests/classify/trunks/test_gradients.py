@@ -423,7 +423,7 @@ def test_a_frozen_trunk_keeps_features_and_stays_as_it_was(
     assert not torch.equal(after["heads.seven.weight"], before["heads.seven.weight"])
 
 
-@pytest.mark.parametrize("mixup", [0.0, 0.4])
+@pytest.mark.parametrize("mixup", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
 def test_a_resumed_run_with_copies_gives_the_numbers_of_an_unbroken_one(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixup: float
 ) -> None:

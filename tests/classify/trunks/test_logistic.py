@@ -58,7 +58,12 @@ def test_classes_that_do_not_occur_are_improbable(codes: list[int], wanted: list
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-@pytest.fixture(scope="module", params=list(SMALL))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "lumbar_linear")) for name in SMALL
+    ],
+)
 def run(
     request: pytest.FixtureRequest, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

@@ -199,6 +199,7 @@ def test_files(data: Path, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
     assert json.loads((out / "stats.json").read_text())["failures"] == []
 
 
+@pytest.mark.slow
 def test_same_bytes_twice(data: Path, tmp_path: Path, one_figure_of_each_kind: None) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:

@@ -35,6 +35,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_compiled_backbone_is_the_same_network(graphs: list[Any]) -> None:
     description = FasterRCNNDescription("test_resnet", 1, 0.25, 0.5)
     network: Any = build_fasterrcnn(description, 2, 64, seed=1).eval()

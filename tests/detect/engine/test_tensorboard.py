@@ -65,9 +65,14 @@ def same_as_results(out: Path) -> None:
         assert picture.width > 2 * 96 * 4  # two frames of 96 pixels, enlarged, beside each other
 
 
-@pytest.mark.parametrize(
-    "model", [pytest.param(m, marks=[pytest.mark.slow] * (m == "yolo")) for m in MODELS]
-)
+def test_events_are_those_of_results_csv(dataset: Path, tmp_path: Path) -> None:
+    given = {**TINY, "model": "unet", "encoder": "test_resnet"}
+    train(DetectTrain(data=dataset, out=tmp_path / "run", tensorboard=True, **given))
+    same_as_results(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", list(MODELS))
 def test_events_are_those_of_results_csv_also_when_a_run_is_resumed(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:

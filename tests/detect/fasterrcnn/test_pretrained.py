@@ -146,6 +146,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, network: Any) -> None:
         pretrained.read_backbone_weights(tmp_path / "none.pth", trust=True)
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_backbone(dataset: Path, file: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {
         "model": "fasterrcnn", "backbone": "resnet18", "channels": 1, "imgsz": 64, "batch": 3,

@@ -327,6 +327,7 @@ def test_a_run_leaves_what_every_run_leaves(trained: Any) -> None:
     assert detector.names == LEVELS
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_numbers_of_an_unbroken_one(
     trained: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,6 +364,7 @@ def test_it_is_scored_and_predicts_like_every_detector(
     assert (tmp_path / "p" / "predictions.json").is_file()
 
 
+@pytest.mark.slow
 def test_it_starts_from_weights_of_the_same_shape(
     trained: Any, dataset: Path, tmp_path: Path
 ) -> None:
@@ -376,6 +378,7 @@ def test_it_starts_from_weights_of_the_same_shape(
         train(DetectTrain(out=tmp_path / "b", **{**start, "channels": 3}))
 
 
+@pytest.mark.slow
 def test_export_is_refused_and_strip_takes_its_checkpoint(
     trained: Any, tmp_path: Path, run_cli: Any
 ) -> None:

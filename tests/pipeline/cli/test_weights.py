@@ -246,6 +246,7 @@ def run_checkpoint() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_strip_reads_the_checkpoint_of_a_faster_rcnn(
     tmp_path: Path, run_cli: RunCli, run_checkpoint: dict[str, Any]
 ) -> None:

@@ -65,7 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     drawn = folder / "drawn"
     words = [f"annotations={drawn / 'report_labels.json'}", f"images={drawn / 'frames'}"]
-    assert main(["data", "phantom", f"out={drawn}", "n=8"]) == 0
+    assert main(["data", "phantom", f"out={drawn}", "n=8", "format=png"]) == 0
     assert main(["convert", "report", *words, f"out={folder / 'd'}", "split=0.5"]) == 0
     return folder / "d"
 

@@ -231,6 +231,7 @@ def test_stored_predictions_of_frames_and_one_missing(
     assert metrics_of(tmp_path / "o")["level_accuracy_8px"]["value"] == 0.5
 
 
+@pytest.mark.slow
 def test_table(tmp_path, fake_models, cohort, val) -> None:
     """A script writes the figures of a run's folder into a page, of which the rest stays."""
     page, out = tmp_path / "results.md", tmp_path / "o"

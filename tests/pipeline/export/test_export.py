@@ -189,6 +189,7 @@ def result_of(out: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_the_command_runs_without_torch(
     bundle: Path, form: str, study: Path, tmp_path: Path, original: Pipeline
 ) -> None:
@@ -233,6 +234,7 @@ def distributions(names: list[str]) -> Iterator[Distribution]:
         names += [text for text in found.requires or [] if "extra ==" not in text]
 
 
+@pytest.mark.slow
 def test_the_list_of_the_page_is_enough(bundle: Path, form: str, study: Path, tmp_path: Path):
     """An environment in which the packages that docs/weights.md lists are, and no others."""
     if form != "onnx":
@@ -259,6 +261,7 @@ def test_the_list_of_the_page_is_enough(bundle: Path, form: str, study: Path, tm
     assert len(result_of(tmp_path / "o")["structures"]) > 5
 
 
+@pytest.mark.slow
 def test_what_disagrees_is_not_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, original: Pipeline
 ) -> None:

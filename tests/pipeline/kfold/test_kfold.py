@@ -673,6 +673,7 @@ def test_a_job_comes_through_the_pipe_as_it_was(dataset: Path, tmp_path: Path) -
 # The command, with true trainings of a tiny network
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_picture")
 def test_a_stopped_training_goes_on_to_the_same_weights(
     dataset: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch

@@ -118,6 +118,7 @@ def test_figures_counted_by_hand(go, out) -> None:
     assert "report.recall" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_picture")
 def test_images_converted_from_dicom(go, make_data, out) -> None:
     uids = {f"{what}_uid": f"1.2.{n}.{{n}}" for n, what in enumerate(("study", "instance"))}
@@ -150,6 +151,7 @@ def test_each_study_is_scored_by_the_fold_that_left_it_out(trained, go, out) -> 
     assert not any(s.resume for s in trained)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_picture")
 def test_recipes_side_by_side(trained, tmp_path, go, out) -> None:
     longer = own_recipe(tmp_path, "longer.yaml", "detector: {epochs: 7, val: true}")
@@ -199,6 +201,7 @@ def test_a_fold_that_fails_is_told_and_done_alone_later(trained, monkeypatch, go
     assert rows_of(out, "level_accuracy_8px")[0]["pooled"] != ""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_picture")
 def test_best_is_added_to_a_recipe_of_ones_own(trained, tmp_path, go, out) -> None:
     mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}")
@@ -212,6 +215,7 @@ def test_best_is_added_to_a_recipe_of_ones_own(trained, tmp_path, go, out) -> No
     assert names == ["mine", "best"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_picture")
 def test_a_folder_with_a_comma(fake_models, tmp_path, go) -> None:
     out = tmp_path / "a,b"
@@ -240,6 +244,7 @@ def test_a_study_that_fails_is_told(go, make_data, out) -> None:
     assert figure["pooled"]["value"] == pytest.approx(5 / 9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_picture")
 def test_a_recipe_that_changed_is_refused(trained, tmp_path, go) -> None:
     mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}")

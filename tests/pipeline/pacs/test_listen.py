@@ -135,6 +135,7 @@ def test_who_may_not_send(listening, study, wait_for, caplog) -> None:
     assert "OTHER" not in caplog.text
 
 
+@pytest.mark.slow
 def test_more_images_are_looked_at_again(listening, study, peer, wait_for) -> None:
     first, second = study("a", slices=2)
     with listening(push=peer.url) as made:
@@ -183,6 +184,7 @@ def test_a_server_that_is_away_is_asked_again(
     assert {each.Modality for each in peer.got} == {"SR", "PR", "OT"}
 
 
+@pytest.mark.slow
 def test_results_of_ours_that_come_back_are_not_looked_at(
     listening, study, peer, wait_for, caplog
 ) -> None:
@@ -223,6 +225,7 @@ def test_a_listener_that_was_killed_goes_on(listening, study, peer, wait_for, tm
     assert not list(folder.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_a_study_that_ends_the_listener_is_given_up(listening, study, wait_for, tmp_path) -> None:
     with listening(quiet=1000.0) as made:
         send(made, *study("a"))

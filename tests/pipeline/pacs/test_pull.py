@@ -70,7 +70,9 @@ def test_over_dicomweb_the_bytes_are_those_of_the_server(
     assert sorted(path.read_bytes() for path in pulled(out)) == sorted(files)
 
 
-@pytest.mark.parametrize("protocol", ["full_peer", "full_web"])
+@pytest.mark.parametrize(
+    "protocol", [pytest.param("full_peer", marks=pytest.mark.slow), "full_web"]
+)
 def test_a_second_pull_fetches_what_is_missing(protocol, request, run_cli, tmp_path) -> None:
     out, server = tmp_path / "o", request.getfixturevalue(protocol)
     keys = (f"url={server.url}", f"out={out}", "query=PatientID=SECRET-ID")
@@ -263,6 +265,7 @@ def _write_full(path, data, full, os) -> None:
         os.fsync = fsync
 
 
+@pytest.mark.slow
 def test_a_folder_of_something_else_is_left_alone(full_peer, run_cli, tmp_path) -> None:
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "mine").write_text("x")

@@ -27,6 +27,7 @@ def run(kept, tmp_path, make_study, fake_models, predict) -> Path:
     return Path(shutil.copytree(kept, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_over_dimse_and_a_second_time(run, peer, run_cli) -> None:
     for _ in range(2):
         code, said, _ = run_cli("pacs", "push", f"source={run}", f"url={peer.url}")

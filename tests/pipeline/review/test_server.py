@@ -7,10 +7,11 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,20 @@ TOKEN, PORT = "t0ken", 8765
 BASE = f"http://127.0.0.1:{PORT}"
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the results of the first test stay, of which each has a copy."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture
-def results(tmp_path: Path, make_study, fake_models, predict) -> Path:
+def results(kept: Path, tmp_path: Path, make_study, fake_models, predict) -> Path:
     """What the fakes make of two studies."""
-    for name in ("a", "b"):
-        make_study(tmp_path / "in" / name)
-    predict(tmp_path / "in")
-    return tmp_path / "o"
+    if not (kept / "o").exists():
+        for name in ("a", "b"):
+            make_study(kept / "in" / name)
+        predict(kept / "in", out=kept / "o")
+    return Path(shutil.copytree(kept / "o", tmp_path / "o"))
 
 
 @pytest.fixture
@@ -290,14 +298,20 @@ def test_a_comment_is_no_formula_in_the_table(client) -> None:
     assert "'=HYPERLINK(1)" in page.get("api/status.csv").text
 
 
-def test_without_images_the_rest_works(client, results: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").rename(tmp_path / "elsewhere")
+@pytest.fixture
+def elsewhere(kept: Path, results: Path, tmp_path: Path) -> Iterator[Path]:
+    """The images, away from where the run found them."""
+    yield (kept / "in").rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rename(kept / "in")
+
+
+def test_without_images_the_rest_works(client, results: Path, elsewhere: Path) -> None:
     page = client()
     assert "images=" in page.get("api/studies/a").json()["image"]["problem"]
     answer = page.get("api/studies/a/slices/0")
     assert (answer.status_code, "images=" in answer.json()["error"]) == (422, True)
     assert saved(page, changes=[{"of": "L4", "point_xy": [50, 90]}]).status_code == 200
-    images = ResultImages(results, tmp_path / "elsewhere", ExitStack())
+    images = ResultImages(results, elsewhere, ExitStack())
     assert ReviewedStudies(results, images).study("a")["image"] == {"count": 3, "graded": 1}
 
 
@@ -321,12 +335,12 @@ def test_a_second_writer_is_refused(results: Path) -> None:
         review(Review(source=results))
 
 
-def test_a_folder_without_results_is_refused(tmp_path: Path, results: Path) -> None:
+def test_a_folder_without_results_is_refused(kept: Path, results: Path) -> None:
     assert results_folder(results) == results
     with pytest.raises(AnnotationError, match="is a single study"):
         results_folder(results / "a")
     with pytest.raises(AnnotationError, match=r"holds no STUDY/result\.json"):
-        results_folder(tmp_path / "in")
+        results_folder(kept / "in")
 
 
 @pytest.mark.slow

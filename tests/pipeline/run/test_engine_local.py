@@ -134,6 +134,7 @@ def test_images_go_in_batches_where_they_are_to(tmp_path, cohort, fake_pipeline,
     assert fake_pipeline.detector.calls == [4, 2]
 
 
+@pytest.mark.slow
 @needs_forks
 def test_the_bytes_are_the_same_with_any_number_of_workers(tmp_path, cohort, odd, bytes_of) -> None:
     for workers in (0, 1, 3):
@@ -144,6 +145,7 @@ def test_the_bytes_are_the_same_with_any_number_of_workers(tmp_path, cohort, odd
     assert bytes_of(tmp_path / "o0") == bytes_of(tmp_path / "o1") == bytes_of(tmp_path / "o3")
 
 
+@pytest.mark.slow
 @needs_forks
 def test_a_run_goes_on_with_other_workers(tmp_path, cohort, odd, bytes_of) -> None:
     settings = settings_of(cohort, tmp_path, workers=3)
@@ -175,8 +177,10 @@ def test_bundled_networks_give_the_same_bytes(tmp_path, run_cli, bytes_of) -> No
     ("deed", "kind", "words"),
     [
         (lambda: kill(signal.SIGKILL), "crash", "signal 9 (SIGKILL), as the system"),
-        (lambda: kill(signal.SIGSEGV), "crash", "signal 11 (SIGSEGV)"),
-        (lambda: os._exit(3), "crash", "exit status 3"),
+        pytest.param(
+            lambda: kill(signal.SIGSEGV), "crash", "signal 11 (SIGSEGV)", marks=pytest.mark.slow
+        ),
+        pytest.param(lambda: os._exit(3), "crash", "exit status 3", marks=pytest.mark.slow),
         (lambda: time.sleep(600), "timeout", "longer than timeout=2 seconds; allow more"),
         (lambda: bytes(500 << 20), "memory", "more than max_memory=256 MB; allow more"),
         (lambda: fail(ValueError("odd\n image")), "models", "the models failed: odd image"),

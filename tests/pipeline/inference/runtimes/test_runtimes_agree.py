@@ -107,6 +107,7 @@ def test_phantoms_have_the_same_answers(by_torch: Pipeline, runtime: str) -> Non
     assert_same(*(each.analyse(refused) for each in force))
 
 
+@pytest.mark.slow
 def test_real_frames_have_the_same_answers(by_torch: Pipeline, shared_lumbar: Path) -> None:
     cases = find_cases(shared_lumbar / "images")[::25]
     frames = [load_frame(case) for case in cases]
@@ -172,6 +173,7 @@ def test_a_prediction_imports_no_heavy_package(source: str, studies: Path, tmp_p
 # What is chosen
 
 
+@pytest.mark.slow
 def test_the_choice_stands_in_the_run_and_in_doctor(
     studies: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -278,6 +280,7 @@ def test_weights_that_were_replaced_have_no_graph(bundled: Path) -> None:
 # Weights of one's own
 
 
+@pytest.mark.slow
 def test_own_weights_run_by_torch_unless_asked(
     tmp_path: Path, cache: Path, by_torch: Pipeline
 ) -> None:
@@ -343,6 +346,7 @@ def test_only_yolo_detectors_have_a_graph(tmp_path: Path, cache: Path) -> None:
 # Worker processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runtime", "threads"),
     [("onnx", 1), pytest.param("onnx", 2, marks=pytest.mark.slow),

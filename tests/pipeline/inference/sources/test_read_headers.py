@@ -39,7 +39,7 @@ def trapped(monkeypatch) -> None:
 
 
 @pytest.mark.skipif(not FORKS, reason="the trap reaches forks alone")
-@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_header_that_hangs_or_crashes_its_reader_costs_its_file(
     tmp_path, monkeypatch, trapped, make_study, make_slice, make_spots, few: bool
 ) -> None:

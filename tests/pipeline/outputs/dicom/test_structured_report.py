@@ -223,7 +223,10 @@ ORIENTATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", ORIENTATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "lying")) for name in ORIENTATIONS],
+)
 def test_points_lie_on_the_stored_pixels(
     tmp_path, make_study, make_spots, analyse, write, name
 ) -> None:
