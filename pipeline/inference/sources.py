@@ -75,12 +75,13 @@ from spineline.datasets.volumes.archives import (
     archive_suffix,
     is_hidden,
 )
-from spineline.datasets.volumes.stacks import image_stack, looks_like_stack
+from spineline.datasets.volumes.stacks import image_stack, is_tiff_stack, looks_like_stack
 from spineline.datasets.volumes.volume import (
     VOLUME_FORMATS,
     read_volume,
     slice_pixels,
     volume_files,
+    volume_header,
     volume_suffix,
 )
 from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
@@ -94,6 +95,7 @@ _RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
 """Suffixes of the files of a run, which a study's name must not have."""
 _NAMED = "the name of the study's folder or file holds the patient's name, number or birth date"
 _BY_NAME = "the middle one by file name was chosen, because the images do not say where they lie"
+_BY_PAGE = "the middle page was chosen, because the pages do not say where they lie"
 _OTHER_SUFFIXES = {Path(f"a{each}").suffix for each in (*VOLUME_FORMATS, *ARCHIVE_SUFFIXES)}
 _MOST_RIVALS = 2
 """Maximum number of equally suited series to analyse besides the first."""
@@ -293,8 +295,9 @@ class _Search:
     def cases(self, source: Path, leave_out: Path | None = None) -> tuple[Case, ...]:
         """What [find_cases][] gives."""
         if source.is_file():
+            source = volume_header(source)
             if source.suffix.lower() in IMAGE_SUFFIXES:
-                return image_cases([source], window=self.window)
+                return self._images([source])
             if volume_suffix(source):
                 return self._volumes([source], source.parent)
             if archive_suffix(source):
@@ -319,7 +322,7 @@ class _Search:
         images = _images_in(source) if source.is_dir() else []
         if images:
             _hint_at_stack(images, source)
-            return image_cases(images, window=self.window)
+            return self._images(images)
         if problem is None or not source.is_dir():
             raise problem or DicomReadError(f"{source}: nothing in it could be read")
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
@@ -406,21 +409,34 @@ class _Search:
             found.append(replace(renamed, problem=problem, unpacked=unpacked))
         return tuple(found)
 
+    def _images(self, paths: Sequence[Path]) -> tuple[Case, ...]:
+        """Cases of images; a TIFF file of several pages is a stack of slices."""
+        unlike = "window=none: pages of a stack are windowed alike; leave it out"
+        problem = unlike if self.window == "none" else ""
+        return tuple(
+            Case(case.name, stack=case.paths, slices=self.slices, problem=problem)
+            if is_tiff_stack(case.paths[0])
+            else case
+            for case in image_cases(paths, window=self.window)
+        )
+
     def _stacks(self, paths: Sequence[Path], studies: Sequence[Path], source: Path) -> list[Case]:
-        """A case for each folder of images that belongs to no DICOM study."""
-        folders: dict[Path, list[Path]] = {}
+        """A case for each folder of images that belongs to no DICOM study.
+
+        A TIFF file of several pages is a stack of its own.
+        """
+        stacks: dict[Path, list[Path]] = {}
         for path in paths:
             if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".":
-                folders.setdefault(path.parent, []).append(path)
-        return [
-            Case(
-                plain_name("_".join(folder.relative_to(source).parts) or folder.name, "stack"),
-                stack=tuple(images),
-                slices=self.slices,
-            )
-            for folder, images in folders.items()
-            if not any(folder.is_relative_to(study) for study in studies)
-        ]
+                stacks.setdefault(path if is_tiff_stack(path) else path.parent, []).append(path)
+        found = []
+        for place, images in stacks.items():
+            if any(place.is_relative_to(study) for study in studies):
+                continue
+            named = place.with_suffix("") if place in images else place
+            name = plain_name("_".join(named.relative_to(source).parts) or named.name, "stack")
+            found.append(Case(name, stack=tuple(images), slices=self.slices))
+        return found
 
 
 def _stem(path: Path, suffix: str) -> str:
@@ -756,16 +772,20 @@ class _Reader:
 
 
 def _load_stack(case: Case) -> Frame:
-    """The middle one of images that are the slices of one study, by the order of their names."""
+    """The middle one of images that are the slices of one study, by names or pages."""
     headers = image_stack(case.stack)
     middle = len(headers) // 2
+    chosen = headers[middle]
     series = SeriesText("" if case.is_pseudonymous else case.name)
     wording, count = "slice {place} of {count} of {series.shown}", len(headers)
     note = remark("", wording, series=series, place=middle + 1, count=count)
     choice = Choice(
         Series("", case.name, headers),
-        headers[middle],
-        warnings=(*_exif_warning(headers[middle].path), warning("slice_choice", _BY_NAME)),
+        chosen,
+        warnings=(
+            *_exif_warning(chosen.path, chosen.frame),
+            warning("slice_choice", _BY_NAME if chosen.frame is None else _BY_PAGE),
+        ),
         notes=(note,),
     )
     study = Study("", case.name, headers[0].path.parent, (choice.series,))
@@ -892,9 +912,9 @@ def _fat_warning(pixels: GreyImage) -> tuple[Remark, ...]:
     return (warning("fat_suppressed", text),)
 
 
-def _exif_warning(path: Path) -> tuple[Remark, ...]:
+def _exif_warning(path: Path, page: int | None = None) -> tuple[Remark, ...]:
     """A warning if an image file has an orientation by which viewers rotate it."""
-    orientation = exif_orientation(path)
+    orientation = exif_orientation(path, page)
     if orientation == 1:
         return ()
     wording = "the image was rotated as viewers show it, by its EXIF orientation ({orientation}): "
