@@ -59,6 +59,7 @@ _UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
 _COARSE_MM = 1.5  # largest length of a voxel that can be a slice's pixel, whatever its shape
 _COARSE = 1.5  # or largest ratio of its length to its width
 _APART_MM = 0.5  # distance at which two geometries of one file count as different
+_SAME_MM = 1e-3  # relative difference up to which two lengths of voxels are the same, but rounded
 _WORDS = re.compile(r"T1W?|T2W?|T2STAR|PDW?|STIR|TIRM|FLAIR|SAG|SAGITTAL|TRA|AX|AXIAL|COR|DIXON|FS")
 
 
@@ -370,9 +371,14 @@ def _grid_of(reader: Any, path: Path) -> _Grid:
         raise VolumeReadError(f"{msg}convert it from DICOM again")
     matrix = np.array(reader.GetDirection(), dtype=np.float64).reshape(dimensions, dimensions)
     unit_mm = _nrrd_unit_mm(path)
+    spacing_mm = _pixdim_mm(reader) * unit_mm
+    if _taken_form(reader) == "sform":
+        stated_mm = _voxel_mm(_forms(reader)["sform"])
+        if not np.allclose(stated_mm, spacing_mm, rtol=_SAME_MM):
+            spacing_mm = stated_mm
     grid = _Grid(
         size=size[:3],
-        spacing_mm=np.array(reader.GetSpacing()[:3], dtype=np.float64) * unit_mm,
+        spacing_mm=spacing_mm,
         origin_mm=np.array(reader.GetOrigin()[:3], dtype=np.float64) * unit_mm,
         directions=matrix[:3, :3],
         volumes=math.prod(size[3:]),
@@ -450,25 +456,67 @@ def _number(reader: Any, key: str, otherwise: float) -> float:
 
 
 def _form_remarks(reader: Any, path: Path) -> list[Remark]:
-    """A warning if the two geometries of a NIfTI header differ, because programs then disagree.
+    """A warning if a NIfTI header states its geometry in two ways, because programs then disagree.
 
     Source: the NIfTI-1 standard, methods 2 (qform) and 3 (sform).
     """
-    qform, sform = _qform(reader), _sform(reader)
-    if qform is None or sform is None:
+    forms, name = _forms(reader), PathText(path.name)
+    if len(forms) == 1 and "sform" in forms:
+        header_mm, sform_mm = _pixdim_mm(reader), _voxel_mm(forms["sform"])
+        if np.allclose(header_mm, sform_mm, rtol=_SAME_MM):
+            return []
+        shown = (" x ".join(f"{value:.3g}" for value in mm) for mm in (header_mm, sform_mm))
+        wording = "{file.shown}: its header says voxels of {pixdim} mm (pixdim), its sform {sform} "
+        wording += "mm: the sform's are used, and programs that use the other measure differently"
+        sizes = dict(zip(("pixdim", "sform"), shown, strict=True))
+        return [remark("volume_geometry", wording, file=name, **sizes)]
+    if len(forms) < 2:
         return []
     size = np.array(reader.GetSize()[:3], dtype=np.float64) - 1
     corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
     corners = corners * [*size, 1]
-    apart = float(np.linalg.norm(corners @ (qform - sform).T, axis=1).max())
-    if apart < _APART_MM:
+    apart = corners @ (forms["qform"] - forms["sform"]).T
+    apart_mm = float(np.linalg.norm(apart, axis=1).max())
+    if apart_mm < _APART_MM:
         return []
-    origin = np.array(reader.GetOrigin()[:3]) * (-1, -1, 1)  # LPS to RAS
-    taken = "qform" if np.abs(qform[:, 3] - origin).max() < 1e-3 else "sform"
     wording = "{file.shown} places its voxels in two ways that lie up to {apart_mm} mm apart: "
     wording += "point_mm are by its {taken}, and programs that use the other show them elsewhere"
-    name = PathText(path.name)
-    return [remark("volume_geometry", wording, file=name, apart_mm=round(apart, 1), taken=taken)]
+    taken, apart_mm = _taken_form(reader) or "qform", round(apart_mm, 1)
+    return [remark("volume_geometry", wording, file=name, apart_mm=apart_mm, taken=taken)]
+
+
+def _taken_form(reader: Any) -> str | None:
+    """Which geometry of a NIfTI header SimpleITK took: ``sform`` or ``qform``; None if neither.
+
+    It takes a form's origin and directions, but always the lengths of voxels by pixdim, which are
+    those of the qform. If both forms have this origin and these directions, it is the sform, as
+    in nibabel.
+    """
+    origin = np.array(reader.GetOrigin()[:3]) * (-1, -1, 1)  # LPS to RAS
+    count = reader.GetDimension()
+    directions = np.reshape(reader.GetDirection(), (count, count))[:3, :3].T * (-1, -1, 1)
+    for name, form in _forms(reader).items():
+        axes = (form[:, :3] / _voxel_mm(form)).T
+        if np.allclose(form[:, 3], origin, atol=1e-3) and np.allclose(axes, directions, atol=1e-3):
+            return name
+    return None
+
+
+def _forms(reader: Any) -> dict[str, FloatArray]:
+    """The geometries that a NIfTI header states, (3, 4) voxels to RAS mm: sform before qform."""
+    unit_mm = {1: 1000.0, 3: 0.001}.get(int(_number(reader, "xyzt_units", 0)) & 7, 1.0)
+    found = {"sform": _sform(reader), "qform": _qform(reader)}
+    return {name: form * unit_mm for name, form in found.items() if form is not None}
+
+
+def _voxel_mm(form: FloatArray) -> FloatArray:
+    """(3,) lengths of voxels by a geometry."""
+    return np.linalg.norm(form[:, :3], axis=0)
+
+
+def _pixdim_mm(reader: Any) -> FloatArray:
+    """(3,) lengths of voxels as SimpleITK reads them, in a NIfTI file from pixdim."""
+    return np.array(reader.GetSpacing()[:3], dtype=np.float64)
 
 
 def _qform(reader: Any) -> FloatArray | None:

@@ -227,6 +227,41 @@ def test_two_geometries_that_differ_are_told(
     assert read_volume(tmp_path / "b.nii").remarks == ()
 
 
+@pytest.mark.parametrize("units", ["mm", "meter", "micron", "unknown"])
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        ((0, 1), "its header says voxels of 4 x 1.5 x 1 mm (pixdim), its sform 4 x 0.75 x 0.5 mm"),
+        ((0, 2), "its header says voxels of 4 x 1.5 x 1 mm (pixdim), its sform 4 x 0.75 x 0.5 mm"),
+        ((1, 1), "point_mm are by its sform"),
+        ((2, 1), "point_mm are by its sform"),
+        ((1, 2), "point_mm are by its sform"),
+        ((1, 0), ""),
+    ],
+    ids=str,
+)
+def test_the_spacing_is_that_of_the_geometry_used(
+    tmp_path: Path, codes: tuple[int, int], told: str, units: str
+) -> None:
+    """The header states other voxels (pixdim) than its sform; the qform uses the header's."""
+    unit_mm = {"meter": 1000.0, "micron": 0.001}.get(units, 1.0)
+    affine = sagittal((0, 1, 2), (1, 1, -1))
+    affine[:3] /= unit_mm
+    image = nib.Nifti1Image(voxels((0, 1, 2)), None)
+    image.set_qform(affine, codes[0])
+    image.set_sform(affine, codes[1])
+    image.header["pixdim"][1:4] = np.array((4, 1.5, 1)) / unit_mm
+    image.header.set_xyzt_units(units)
+    image.to_filename(tmp_path / "a.nii")
+    volume = read_volume(tmp_path / "a.nii")
+    used = image.header.get_qform() if codes == (1, 0) else affine
+    header = choose_slice(volume.study).slice
+    assert header.spacing_rc_mm == pytest.approx(nib.affines.voxel_sizes(used)[:0:-1] * unit_mm)
+    wanted = nib.affines.apply_affine(used, (header.frame, 3, 80)) * (-1, -1, 1) * unit_mm
+    assert_allclose(pixel_to_patient(header, [[3, 80]])[0], wanted, atol=1e-3)
+    assert [told in each.text for each in volume.remarks] == [True] * bool(told)
+
+
 def axial(spacing: tuple[float, float, float]) -> np.ndarray:
     return np.diag([*spacing, 1.0])
 
