@@ -31,7 +31,7 @@ from spineline.classify.network.weights_file import (
     save_weights,
 )
 from spineline.classify.settings import ClassifyExport
-from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.errors import ConfigError, SpinelineError, first_line
 from spineline.datasets.common.files import check_output, write_bytes, write_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.networks.exporting import (
@@ -128,7 +128,7 @@ def export(settings: ClassifyExport) -> ClassifyExportResult:
             raise SpinelineError(msg)
         part.replace(settings.out)
     except OSError as error:
-        raise SpinelineError(f"{settings.out}: cannot be written ({error})") from error
+        raise SpinelineError(f"{settings.out}: cannot be written ({first_line(error)})") from error
     finally:
         part.unlink(missing_ok=True)
     description = {

@@ -224,7 +224,7 @@ def load_recipe(name: str = "report", overrides: Mapping[str, object] | None = N
     """
     values = dict(_report_values())
     if name != "report":
-        values.update(read_settings_file(recipe_path(name)))
+        values.update(read_settings_file(recipe_path(name), "hyp"))
     values.update(overrides or {})
     return parse_settings(Recipe, values, where=f"hyp={name}")
 

@@ -102,6 +102,9 @@ def _read_source(settings: DataCheck) -> AnnotationSource:
     """Read the source that the settings name, of whatever kind."""
     annotations = cast(Path, settings.annotations)
     kind = source_kind(annotations)
+    if settings.names is not None and kind not in EXPORT_SETTINGS:
+        msg = f"names=…: annotations={annotations} is a {kind} source, whose words are known; "
+        raise ConfigError(f"{msg}leave it out")
     if kind == "cervical":
         rules = CervicalRules(settings.columns, settings.classes, settings.usable_value)
         return read_cervical(annotations, settings.images, rules)
@@ -169,7 +172,7 @@ def _check_keys(settings: DataCheck) -> None:
     if settings.predictions and settings.data is None:
         raise ConfigError("predictions=: need a converted dataset to compare with; give data=… too")
     if settings.data is not None:
-        fits = annotations is None
+        fits = annotations is None and settings.names is None
     elif annotations is not None and images is None:
         fits = annotations.exists() and source_kind(annotations) in ("cervical", "prepared")
     else:

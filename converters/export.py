@@ -17,11 +17,16 @@ from spineline.converters.formats.slicer import markups_to_correct
 from spineline.converters.settings import DataExport
 from spineline.converters.sources.result.content import parse_result
 from spineline.converters.sources.result.corrections import read_corrected
-from spineline.converters.sources.result.files import listed_results
+from spineline.converters.sources.result.files import listed_results, result_files
 from spineline.converters.sources.result.read import ResultRules, read_results
 from spineline.converters.sources.source import AnnotationSource
 from spineline.converters.write import to_8_bit
-from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
+from spineline.datasets.common.errors import (
+    AnnotationError,
+    ConfigError,
+    SpinelineError,
+    first_line,
+)
 from spineline.datasets.common.files import (
     check_output,
     link_or_copy,
@@ -97,6 +102,8 @@ def _check_keys(settings: DataExport) -> None:
         raise ConfigError("wanted either data=… (a dataset) or source=… (results)")
     if settings.source is not None and settings.images is None:
         raise ConfigError("source=…: give images=… too, the source of that pipeline run")
+    if settings.source is not None:
+        result_files(settings.source, "source")  # raises if there are none
     coco = settings.data is not None and settings.data.suffix.lower() == ".json"
     if "slicer" in settings.to and settings.images is None and settings.data is not None:
         msg = (
@@ -128,7 +135,7 @@ def _of_dataset(
         try:
             link_or_copy(path, stage / "images" / name)
         except OSError as error:
-            failures.append(f"{record.image_id}: the image cannot be copied ({error})")
+            failures.append(f"{record.image_id}: the image cannot be copied ({first_line(error)})")
             continue
         image = ImageToCorrect(name, record)
         header = places.get(uids_of(record))

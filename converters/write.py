@@ -27,7 +27,7 @@ from spineline.converters.formats.yolo import (
 )
 from spineline.converters.sources.source import AnnotationSource, LeftOut, Pixels
 from spineline.datasets.common.devices import cores_here
-from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.errors import SpinelineError, first_line
 from spineline.datasets.common.files import link_or_copy, write_text
 from spineline.datasets.common.log import progress
 from spineline.datasets.images import IMAGE_SUFFIXES, window_to_uint8
@@ -90,7 +90,9 @@ def write_dataset(
             try:
                 link_or_copy(images(record), target)
             except OSError as error:
-                raise SpinelineError(f"{target}: cannot be written ({error})") from error
+                raise SpinelineError(
+                    f"{target}: cannot be written ({first_line(error)})"
+                ) from error
     _write_annotations(root, records, parts, labels, formats)
     _link_images(root, by_part, formats)
 

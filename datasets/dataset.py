@@ -13,7 +13,7 @@ from spineline.datasets.bare.contents import LEFT_OUT, BareContents
 from spineline.datasets.bare.data_yaml import find_data_yaml
 from spineline.datasets.bare.yolo import read_bare_yolo
 from spineline.datasets.coco import COCO_SCHEMA, labels_of_coco, records_from_coco
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, first_line
 from spineline.datasets.common.files import read_json
 from spineline.datasets.labels import LEVELS, Classes, LabelSet, class_names
 from spineline.datasets.quality_control import Finding
@@ -178,7 +178,7 @@ def read_coco_file(path: Path) -> Mapping[str, Any]:
         msg = f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})"
         raise AnnotationError(msg) from error
     except (OSError, ValueError) as error:
-        raise AnnotationError(f"{path}: cannot be read as JSON ({error})") from error
+        raise AnnotationError(f"{path}: cannot be read as JSON ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise AnnotationError(f"{path}: holds a {type(content).__name__}, wanted a COCO object")
     return content

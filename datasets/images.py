@@ -197,7 +197,7 @@ def is_constant(pixels: npt.ArrayLike) -> bool:
     return finite.size == 0 or bool((finite == finite.flat[0]).all())
 
 
-def read_image(path: Path | str) -> GreyImage:
+def read_image(path: Path | str, page: int | None = None) -> GreyImage:
     """Read an image file (``jpg``, ``png``, ``npy``, ``tif``, ``bmp``) as a grey image.
 
     Colour becomes grey by the BT.601 weights, and a transparency channel is dropped. The image is
@@ -205,6 +205,7 @@ def read_image(path: Path | str) -> GreyImage:
 
     Args:
         path: the file; its suffix gives the format, in upper or lower case.
+        page: of a TIFF file of several pages, from 0; without it, such a file is an error.
 
     Returns:
         (rows, columns): uint8 if the file holds 8 bits, otherwise float32 with the file's own
@@ -221,7 +222,7 @@ def read_image(path: Path | str) -> GreyImage:
         raise ImageReadError(msg)
     if not path.is_file():
         raise ImageReadError(f"{path}: no such image file; check the path")
-    pixels = _read_npy(path) if suffix == ".npy" else _read_picture(path)
+    pixels = _read_npy(path) if suffix == ".npy" else _read_picture(path, page)
     return _as_grey(pixels, path)
 
 
@@ -263,7 +264,7 @@ def read_colours(path: Path) -> PixelArray | None:
         return np.ascontiguousarray(upright(np.asarray(picture.convert("RGB")), orientation))
 
 
-def exif_orientation(path: Path) -> int:
+def exif_orientation(path: Path, page: int | None = None) -> int:
     """Return the EXIF orientation by which viewers rotate an image file, 1 (as stored) … 8.
 
     PNG files have it in their eXIf chunk, TIFF files in a tag of their own; without one it is 1.
@@ -274,12 +275,16 @@ def exif_orientation(path: Path) -> int:
     suffix = path.suffix.lower()
     if suffix == ".npy" or (suffix == ".png" and _is_png_without_exif(path)):
         return 1
-    with _opened_picture(path, header_alone=True) as (_, orientation):
+    with _opened_picture(path, page, header_alone=True) as (_, orientation):
         return orientation
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, page: int | None = None) -> tuple[int, int]:
     """Return (width, height) of an image file as displayed, from its header only.
+
+    Args:
+        path: the file.
+        page: as for [read_image][].
 
     Raises:
         ImageReadError: the file is missing, damaged, too large, or of another format.
@@ -299,7 +304,7 @@ def image_size(path: Path) -> tuple[int, int]:
     if plain is not None:
         _check_size(plain[1], plain[0], path)
         return plain
-    with _opened_picture(path, header_alone=True) as (picture, orientation):
+    with _opened_picture(path, page, header_alone=True) as (picture, orientation):
         width, height = picture.size
         if picture.format == "TIFF":  # only some versions of Pillow rotate its size
             width, height = picture.tag_v2[256], picture.tag_v2[257]  # type: ignore[attr-defined]
@@ -342,16 +347,19 @@ def mapped_array(path: Path) -> npt.NDArray[Any]:
 
 
 @contextmanager
-def _opened_picture(path: Path, *, header_alone: bool = False) -> Iterator[tuple[Picture, int]]:
+def _opened_picture(
+    path: Path, page: int | None = None, *, header_alone: bool = False
+) -> Iterator[tuple[Picture, int]]:
     """Open a picture file with its pixels as stored, and return its EXIF orientation too.
 
     Args:
         path: the file.
+        page: as for [read_image][].
         header_alone: no pixels will be read.
 
     Raises:
-        ImageReadError: the file is missing, damaged, too large, or has several pages. Decoding
-            errors within the context are converted too.
+        ImageReadError: the file is missing, damaged, too large, or has several pages without
+            ``page``. Decoding errors within the context are converted too.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -359,14 +367,16 @@ def _opened_picture(path: Path, *, header_alone: bool = False) -> Iterator[tuple
         with path.open("rb") as file:
             start = file.read(4)
             tiff = start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-            content, orientation = _without_orientation(path) if tiff else (b"", 0)
+            content, orientation = _without_orientation(path, page or 0) if tiff else (b"", 0)
             file.seek(0)
             source = io.BytesIO(content) if tiff and not header_alone else file
             with Image.open(source) as picture:
+                if page is not None:
+                    picture.seek(page)
+                elif tiff and getattr(picture, "n_frames", 1) > 1:
+                    msg = f"{path}: holds several pages, which only pipeline predict reads, as "
+                    raise ImageReadError(f"{msg}slices; save them as files, one image each")
                 _check_size(picture.height, picture.width, path)
-                if tiff and getattr(picture, "n_frames", 1) > 1:
-                    msg = f"{path}: holds several pages; save them as files, one image each"
-                    raise ImageReadError(msg)
                 yield picture, orientation or _orientation_of(picture, file)
     except ImageReadError:
         raise
@@ -379,8 +389,8 @@ def _opened_picture(path: Path, *, header_alone: bool = False) -> Iterator[tuple
         raise ImageReadError(msg) from error
 
 
-def _without_orientation(path: Path) -> tuple[bytes, int]:
-    """Return a TIFF file with its orientation set to 1, and its own orientation.
+def _without_orientation(path: Path, page: int) -> tuple[bytes, int]:
+    """Return a TIFF file with a page's orientation set to 1, and the page's own orientation.
 
     Pillow rotates TIFF files itself when it decodes them, and rotates uncompressed ones wrongly.
     """
@@ -390,9 +400,12 @@ def _without_orientation(path: Path) -> tuple[bytes, int]:
     data = bytearray(path.read_bytes())
     order = "<" if data[:1] == b"I" else ">"
     big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    (table,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
-    (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, table)
-    first, size = (table + 8, 20) if big else (table + 2, 12)
+    place = 8 if big else 4
+    for _ in range(page + 1):  # each page's table ends with the place of the next one
+        (table,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, place)
+        (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, table)
+        first, size = (table + 8, 20) if big else (table + 2, 12)
+        place = first + count * size
     for place in range(first, min(first + count * size, len(data) - size + 1), size):
         if struct.unpack_from(f"{order}H", data, place)[0] == _ORIENTATION:
             value = place + size - (8 if big else 4)
@@ -457,13 +470,13 @@ def _chunks(path: str | Path) -> set[bytes]:
     return names
 
 
-def _read_picture(path: Path) -> npt.NDArray[Any]:
+def _read_picture(path: Path, page: int | None) -> npt.NDArray[Any]:
     unpacked = _unpacked_png(path) if path.suffix.lower() == ".png" else None
     if unpacked is not None:
         return unpacked
-    with _opened_picture(path) as (picture, orientation):
+    with _opened_picture(path, page) as (picture, orientation):
         if _is_deep_colour(picture, path):
-            pixels = _read_deep_colour(path)
+            pixels = _read_deep_colour(path, page or 0)
         elif picture.mode in _GREY_16_BIT_MODES:
             pixels = np.asarray(picture).astype(np.float32)
             if picture.format == "TIFF" and picture.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
@@ -494,16 +507,20 @@ def _is_deep_colour(picture: Picture, path: Path) -> bool:
     return False
 
 
-def _read_deep_colour(path: Path) -> npt.NDArray[Any]:
+def _read_deep_colour(path: Path, page: int) -> npt.NDArray[Any]:
     """(rows, columns, channels) as stored: one channel of grey, or red, green, blue."""
     import cv2
 
     data = path.read_bytes()
     is_png = data[:4] == b"\x89PNG"
     if not is_png:
-        data, _ = _without_orientation(path)
+        data, _ = _without_orientation(path, page)
+    buffer = np.frombuffer(data, np.uint8)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if page:
+            pixels = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED)[1][page]
+        else:
+            pixels = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ImageReadError(f"{path}: cannot be decoded ({first_line(error)})") from error
     if pixels is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, first_line
 from spineline.datasets.common.files import read_json
 
 RESULT_SCHEMA = "spineline-result/3"
@@ -61,7 +61,9 @@ def read_predictions(path: Path) -> dict[str, tuple[PredictedBox, ...]]:
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        raise AnnotationError(f"predictions={path}: cannot be read as JSON ({error})") from error
+        raise AnnotationError(
+            f"predictions={path}: cannot be read as JSON ({first_line(error)})"
+        ) from error
     try:
         return parse_predictions(content)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

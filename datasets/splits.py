@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError, first_line
 from spineline.datasets.common.files import read_json
 from spineline.datasets.common.settings import close_match
 from spineline.datasets.types import ImageRecord
@@ -276,7 +276,7 @@ def _split_by_manifest(studies: list[str], path: Path) -> dict[str, Part]:
         hint = hint if "did you mean" in hint else ""
         msg = (
             f"split={path}: neither train, val, test, report, a ratio, nor a readable manifest "
-            f"({error}){hint}"
+            f"({first_line(error)}){hint}"
         )
         raise ConfigError(msg) from error
     part_of = dict(named)

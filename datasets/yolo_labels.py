@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.common.arrays import FloatArray
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, first_line
 
 _BEYOND = 0.01
 
@@ -56,7 +56,7 @@ def read_yolo_labels(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path}: cannot be read ({error})") from error
+        raise AnnotationError(f"{path}: cannot be read ({first_line(error)})") from error
     return parse_yolo_labels(text, classes=classes, where=str(path), keypoint_shape=keypoint_shape)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError, first_line
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.settings import close_match, parse_settings, settings_to_dict
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
@@ -132,7 +132,7 @@ def load_detect_recipe(hyp: str, *, model: str | None = None) -> DetectRecipe:
     try:
         content = read_yaml(path)
     except (OSError, YamlError) as error:
-        raise ConfigError(f"hyp={hyp}: cannot be read as YAML ({error})") from error
+        raise ConfigError(f"hyp={hyp}: cannot be read as YAML ({first_line(error)})") from error
     return parse_recipe(content, where=f"hyp={hyp}", name=path.stem, model=model)
 
 

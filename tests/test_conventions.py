@@ -338,6 +338,29 @@ def test_places_in_the_table_of_contributing_exist() -> None:
     assert not [place for place in places if not (ROOT / place).exists()]
 
 
+def quoted_errors(tree: ast.Module) -> Iterator[int]:
+    """Lines that quote an error of the system whole: ``[Errno 2] No such file or directory: …``."""
+    for handler in ast.walk(tree):
+        if not isinstance(handler, ast.ExceptHandler) or handler.type is None:
+            continue
+        if "OSError" not in ast.unparse(handler.type):
+            continue
+        for node in ast.walk(handler):
+            if isinstance(node, ast.FormattedValue) and ast.unparse(node.value) == handler.name:
+                yield node.lineno
+
+
+def test_errors_of_the_system_are_given_by_their_reason() -> None:
+    """By ``first_line(error)`` or ``error.strerror``: the message names the path itself."""
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for line in quoted_errors(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert found == []
+
+
 def test_every_command_that_writes_can_be_told_to_overwrite() -> None:
     for modes in COMMANDS.values():
         for command in modes.values():

@@ -321,7 +321,7 @@ def _parsed_registry(folder: Path, data: bytes) -> Registry:
     path = folder / REGISTRY_FILE
     try:
         content = yaml.load(data.decode("utf-8"), Loader=_YAML_LOADER)
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise WeightsError(f"{path}: cannot be read as YAML ({error!s:.300})") from error
     if not isinstance(content, dict) or content.get("schema") != REGISTRY_SCHEMA:
         raise WeightsError(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, first_line
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.datasets.splits import PARTS, Part
@@ -90,7 +90,7 @@ def read_data_yaml(file: Path) -> DataYaml:
     try:
         content = read_yaml(file)
     except (OSError, YamlError) as error:
-        raise AnnotationError(f"{file}: cannot be read as YAML ({error})") from error
+        raise AnnotationError(f"{file}: cannot be read as YAML ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise AnnotationError(f"{file}: holds no keys; wanted path, train, val and names")
     if "val" not in content and "validation" in content:
@@ -100,7 +100,7 @@ def read_data_yaml(file: Path) -> DataYaml:
         parts = _parts(content, file)
     except (OSError, ValueError) as error:  # a zero byte, too long a name, no permission
         raise AnnotationError(
-            f"{file}: names something that cannot be looked up ({error})"
+            f"{file}: names something that cannot be looked up ({first_line(error)})"
         ) from error
     return DataYaml(file.absolute(), names, parts, _keypoint_shape(content, file))
 
@@ -216,7 +216,9 @@ def _images_of(place: Path) -> list[Path]:
     try:
         lines = place.read_text(encoding="utf-8-sig").strip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{place}: cannot be read as a list of images ({error})") from error
+        raise AnnotationError(
+            f"{place}: cannot be read as a list of images ({first_line(error)})"
+        ) from error
     files = []
     for line in (line.strip() for line in lines if line.strip()):
         path = place.parent / line[2:] if line.startswith("./") else Path(line)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError, first_line
 from spineline.datasets.common.files import write_text
 from spineline.datasets.common.settings import (
     Settings,
@@ -112,7 +112,7 @@ def resumed_settings(
         raise WeightsError(msg) from error
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise WeightsError(
-            f"{record}: is not a record of such a training run ({error!r})"
+            f"{record}: is not a record of such a training run ({first_line(error)})"
         ) from error
     changed: dict[str, Any] = {}
     for spec in fields(given):

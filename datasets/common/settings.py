@@ -23,7 +23,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError, first_line
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 
 SettingsType = TypeVar("SettingsType", bound="Settings")
@@ -143,8 +143,12 @@ def parse_settings(
     )
 
 
-def read_settings_file(path: Path) -> dict[str, object]:
+def read_settings_file(path: Path, name: str = "cfg") -> dict[str, object]:
     """Read keys and values of a ``cfg=`` YAML file, or of the ``run.yaml`` of an earlier run.
+
+    Args:
+        path: the file.
+        name: the key that gave it, for messages.
 
     Raises:
         ConfigError: the file is not readable, not YAML, or not a mapping.
@@ -152,13 +156,15 @@ def read_settings_file(path: Path) -> dict[str, object]:
     try:
         content = read_yaml(path)
     except OSError as error:
-        raise ConfigError(f"cfg={path}: cannot be read ({error.strerror or error})") from error
+        raise ConfigError(f"{name}={path}: cannot be read ({first_line(error)})") from error
     except YamlError as error:
-        raise ConfigError(f"cfg={path}: cannot be read as YAML ({error})") from error
+        raise ConfigError(f"{name}={path}: cannot be read as YAML ({error})") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"cfg={path}: holds a {type(content).__name__}, wanted keys and values")
+        raise ConfigError(
+            f"{name}={path}: holds a {type(content).__name__}, wanted keys and values"
+        )
     if {"command", "settings"} <= set(content) and isinstance(content["settings"], dict):
         content = content["settings"]
     return {str(name): value for name, value in content.items()}

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from spineline.datasets.common.arrays import PixelArray
-from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError, first_line
 from spineline.datasets.common.files import write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import read_yaml
@@ -92,7 +92,7 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
                 raise AnnotationError(msg)
             return [(reader.line_num, {k: v or "" for k, v in row.items() if k}) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        msg = f"{path}: cannot be read ({error}); make crops with: spineline data crops"
+        msg = f"{path}: cannot be read ({first_line(error)}); make crops with: spineline data crops"
         raise AnnotationError(msg) from error
 
 
@@ -129,7 +129,7 @@ def _read_spec(folder: Path) -> CropSpec | None:
         settings = read_yaml(path)["settings"]
         return CropSpec(int(settings["size"]), float(settings["margin"]), settings["align"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, ConfigError) as error:
-        msg = f"{path}: does not say how the crops were cut ({error}); make them again"
+        msg = f"{path}: does not say how the crops were cut ({first_line(error)}); make them again"
         raise AnnotationError(msg) from error
 
 
@@ -141,7 +141,7 @@ def _read_crop(folder: Path, name: str, spec: CropSpec | None) -> PixelArray:
         data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
         crop = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
     except (OSError, cv2.error) as error:
-        raise AnnotationError(f"{path}: cannot be read ({error})") from error
+        raise AnnotationError(f"{path}: cannot be read ({first_line(error)})") from error
     if crop is None:
         raise AnnotationError(f"{path}: cannot be read as an image")
     side = spec.size if spec else len(crop)

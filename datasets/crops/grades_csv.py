@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, first_line
 from spineline.datasets.labels import LEVELS, SEVEN_NAMES
 
 GRADES_FILE = "predictions.csv"
@@ -39,7 +39,7 @@ def _read_file(file: Path) -> list[dict[str, str]]:
         with file.open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AnnotationError(f"{file}: cannot be read ({error})") from error
+        raise AnnotationError(f"{file}: cannot be read ({first_line(error)})") from error
     wanted = f"{file}: wanted the {GRADES_FILE} of kfold classify or classify val"
     if not rows:
         raise AnnotationError(f"{wanted}, found no line")

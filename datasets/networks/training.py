@@ -22,6 +22,7 @@ from spineline.datasets.common.errors import (
     RunFinishedError,
     SpinelineError,
     WeightsError,
+    first_line,
 )
 from spineline.datasets.common.files import (
     check_output,
@@ -204,7 +205,7 @@ class Trainer(ABC):
                     self.save_checkpoint(force=True)
             except (RuntimeError, OSError, ValueError) as error:  # out of memory, disk full
                 again = "; resume=true continues it" if self.checkpoint_name else ""
-                msg = f"out={self.out}: training stopped ({error}){again}"
+                msg = f"out={self.out}: training stopped ({first_line(error)}){again}"
                 raise SpinelineError(msg) from error
             finally:
                 self._writer.close()

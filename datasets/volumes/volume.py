@@ -1,4 +1,6 @@
-"""Volumes (NIfTI, MHA, MHD, NRRD) as sagittal stacks, read by SimpleITK (the extra ``volumes``).
+"""Volumes as sagittal stacks: NIfTI, MHA, MHD, NRRD and FreeSurfer's MGH.
+
+SimpleITK (the extra ``volumes``) reads all of them but MGH.
 
 A volume becomes a study of one series, with a slice for each place along its left-right axis.
 Spacing, orientation and position are in DICOM's patient coordinates (LPS mm), so that these slices
@@ -31,16 +33,20 @@ from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.dicom.stacks.series import series_of
 from spineline.datasets.dicom.types import Study
 from spineline.datasets.images import IMAGE_SUFFIXES, is_constant, read_image
+from spineline.datasets.volumes.mgh import MGH_SUFFIXES, read_mgh_header, read_mgh_slice
 
 VOLUME_FORMATS: dict[str, str] = {
     ".nii": "NIfTI",
     ".nii.gz": "NIfTI",
+    ".hdr": "NIfTI",
     ".mha": "MetaImage (MHA)",
     ".mhd": "MetaImage (MHD)",
     ".nrrd": "NRRD",
     ".nhdr": "NRRD",
+    ".mgh": "MGH",
+    ".mgz": "MGH",
 }
-"""Format by the suffix of volumes, lower case."""
+"""Format by the suffix of volumes, lower case. The voxels of ``a.hdr`` are in ``a.img``."""
 
 _READERS = {"NIfTI": "NiftiImageIO", "MetaImage": "MetaImageIO", "NRRD": "NrrdImageIO"}
 
@@ -53,6 +59,7 @@ _UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
 _COARSE_MM = 1.5  # largest length of a voxel that can be a slice's pixel, whatever its shape
 _COARSE = 1.5  # or largest ratio of its length to its width
 _APART_MM = 0.5  # distance at which two geometries of one file count as different
+_SAME_MM = 1e-3  # relative difference up to which two lengths of voxels are the same, but rounded
 _WORDS = re.compile(r"T1W?|T2W?|T2STAR|PDW?|STIR|TIRM|FLAIR|SAG|SAGITTAL|TRA|AX|AXIAL|COR|DIXON|FS")
 
 
@@ -116,6 +123,14 @@ def volume_files(path: Path) -> tuple[Path, ...]:
     return (path, path.parent / name) if name else (path,)
 
 
+def volume_header(path: Path) -> Path:
+    """Return the ``.hdr`` file beside an ``.img`` file; any other path is returned unchanged."""
+    if path.suffix.lower() != ".img":
+        return path
+    header = path.with_suffix(".HDR" if path.suffix.isupper() else ".hdr")
+    return header if header.is_file() else path
+
+
 def read_volume(path: Path) -> Volume:
     """Read the slices of a volume with their places in the patient, from its header.
 
@@ -124,9 +139,13 @@ def read_volume(path: Path) -> Volume:
             raised if it has no place in the patient, if its voxels are too long for sagittal
             slices, or if SimpleITK is not installed.
     """
-    with _opened(path) as reader:
-        grid = _grid_of(reader, path)
-        remarks = [*_plane_remarks(grid, path), *_form_remarks(reader, path)]
+    if volume_suffix(path) in MGH_SUFFIXES:
+        grid = _mgh_grid(path)
+        remarks = _plane_remarks(grid, path)
+    else:
+        with _opened(path) as reader:
+            grid = _grid_of(reader, path)
+            remarks = [*_plane_remarks(grid, path), *_form_remarks(reader, path)]
     if grid.volumes > 1:
         wording = "{file.shown} holds {count} volumes: only the first was used"
         count = grid.volumes
@@ -149,7 +168,7 @@ def slice_pixels(header: SliceHeader) -> Float32Array:
     if volume_suffix(header.path) and not header.instance_uid:
         pixels = _volume_pixels(header)
     elif header.path.suffix.lower() in IMAGE_SUFFIXES and not header.instance_uid:
-        pixels = read_image(header.path).astype(np.float32)
+        pixels = read_image(header.path, header.frame).astype(np.float32)
     else:
         return read_pixels(header)
     if pixels.shape != (header.rows, header.columns):
@@ -163,6 +182,12 @@ def slice_pixels(header: SliceHeader) -> Float32Array:
 
 
 def _volume_pixels(header: SliceHeader) -> Float32Array:
+    if volume_suffix(header.path) in MGH_SUFFIXES:
+        grid = _mgh_grid(header.path)
+        try:
+            return read_mgh_slice(header.path, grid.across, header.frame or 0)
+        except (OSError, ValueError) as error:
+            raise _unreadable(header.path, error) from error
     with _opened(header.path) as reader:
         grid = _grid_of(reader, header.path)
         _check_whole(reader, header.path)
@@ -209,12 +234,38 @@ def _words_of(path: Path) -> str:
     return " ".join(word for word in re.split(r"[^A-Z0-9]+", stem) if _WORDS.fullmatch(word))
 
 
+def _mgh_grid(path: Path) -> _Grid:
+    _check_is_file(path)
+    try:
+        header = read_mgh_header(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if header.origin_mm is None:
+        msg = f"{path}: its header does not say how it lies in the patient; "
+        raise VolumeReadError(f"{msg}convert it from DICOM again")
+    grid = _Grid(
+        header.size, header.spacing_mm, header.origin_mm, header.directions, header.volumes
+    )
+    return _checked(grid, path)
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        raise VolumeReadError(f"{path}: no such file; check the path")
+
+
+def _unreadable(path: Path, reason: Exception | str) -> VolumeReadError:
+    kind = VOLUME_FORMATS[volume_suffix(path)]
+    shown = reason if isinstance(reason, str) else first_line(reason)
+    msg = f"{path}: cannot be read as {kind} ({shown}); the file may be damaged, or no "
+    return VolumeReadError(f"{msg}{kind} at all: export it again")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a volume's header with SimpleITK's reader; its errors become ours."""
     kind = VOLUME_FORMATS[volume_suffix(path)]
-    if not path.is_file():
-        raise VolumeReadError(f"{path}: no such file; check the path")
+    _check_is_file(path)
     try:
         import SimpleITK
     except ImportError as error:
@@ -232,8 +283,7 @@ def _opened(path: Path) -> Iterator[Any]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         shown = lines[-1].replace(str(path), path.name) if lines else first_line(error)
         shown = re.sub(r"\(0x[0-9a-f]+\)", "", shown)  # the memory address of ITK's object
-        msg = f"{path}: cannot be read as {kind} ({shown:.200}); the file may be damaged, or no "
-        raise VolumeReadError(f"{msg}{kind} at all: export it again") from error
+        raise _unreadable(path, shown[:200]) from error
 
 
 def _check_data_file(path: Path) -> None:
@@ -254,17 +304,20 @@ def _check_data_file(path: Path) -> None:
 
 
 def _data_file(path: Path) -> tuple[str, int, int | None]:
-    """Where the header of a MetaImage or NRRD file locates its voxels.
+    """Where a header locates its voxels.
 
     Returns:
         The name of their file, empty if it is the same, and their offset in it. The last value is
         the ``wbits`` with which zlib unpacks them, None if they are not compressed by it.
     """
-    if volume_suffix(path).startswith(".nii"):
+    suffix = volume_suffix(path)
+    if suffix == ".hdr":
+        return path.stem + (".IMG" if path.suffix.isupper() else ".img"), 0, None
+    if suffix.startswith(".nii") or suffix in MGH_SUFFIXES:
         return "", 0, None
     with path.open("rb") as file:
         head = file.read(1 << 16).decode("latin-1")
-    if volume_suffix(path) in (".nrrd", ".nhdr"):
+    if suffix in (".nrrd", ".nhdr"):
         parts = re.split(r"(?<=\n)\r?\n", head, maxsplit=1)
         begin = len(head) - len(parts[1]) if len(parts) > 1 else len(head)
         found = re.search(r"^data ?file:[ \t]*(.*?)\s*$", parts[0], re.MULTILINE | re.IGNORECASE)
@@ -312,22 +365,32 @@ def _grid_of(reader: Any, path: Path) -> _Grid:
     if dimensions not in (3, 4):
         msg = f"{path}: has {dimensions} dimensions, wanted 3; save a flat image as PNG"
         raise VolumeReadError(msg)
-    if math.prod(size) > MAX_VOXELS:
-        shown = " x ".join(map(str, size))
-        raise VolumeReadError(f"{path}: {shown} voxels are more than the {MAX_VOXELS:,} allowed")
     codes = [_number(reader, f"{form}form_code", -1) for form in ("q", "s")]
     if codes == [0, 0]:
         msg = f"{path}: its header says by neither qform nor sform how it lies in the patient; "
         raise VolumeReadError(f"{msg}convert it from DICOM again")
     matrix = np.array(reader.GetDirection(), dtype=np.float64).reshape(dimensions, dimensions)
     unit_mm = _nrrd_unit_mm(path)
+    spacing_mm = _pixdim_mm(reader) * unit_mm
+    if _taken_form(reader) == "sform":
+        stated_mm = _voxel_mm(_forms(reader)["sform"])
+        if not np.allclose(stated_mm, spacing_mm, rtol=_SAME_MM):
+            spacing_mm = stated_mm
     grid = _Grid(
         size=size[:3],
-        spacing_mm=np.array(reader.GetSpacing()[:3], dtype=np.float64) * unit_mm,
+        spacing_mm=spacing_mm,
         origin_mm=np.array(reader.GetOrigin()[:3], dtype=np.float64) * unit_mm,
         directions=matrix[:3, :3],
         volumes=math.prod(size[3:]),
     )
+    return _checked(grid, path)
+
+
+def _checked(grid: _Grid, path: Path) -> _Grid:
+    """Return a grid that is not too large and whose voxels have a possible size."""
+    if math.prod(grid.size) * grid.volumes > MAX_VOXELS:
+        shown = " x ".join(map(str, (*grid.size, grid.volumes)))
+        raise VolumeReadError(f"{path}: {shown} voxels are more than the {MAX_VOXELS:,} allowed")
     if not all(0 < value < 100 for value in grid.spacing_mm):
         shown = " x ".join(f"{value:g}" for value in grid.spacing_mm)
         raise VolumeReadError(f"{path}: voxels of {shown} mm; wanted more than 0, below 100")
@@ -393,25 +456,67 @@ def _number(reader: Any, key: str, otherwise: float) -> float:
 
 
 def _form_remarks(reader: Any, path: Path) -> list[Remark]:
-    """A warning if the two geometries of a NIfTI header differ, because programs then disagree.
+    """A warning if a NIfTI header states its geometry in two ways, because programs then disagree.
 
     Source: the NIfTI-1 standard, methods 2 (qform) and 3 (sform).
     """
-    qform, sform = _qform(reader), _sform(reader)
-    if qform is None or sform is None:
+    forms, name = _forms(reader), PathText(path.name)
+    if len(forms) == 1 and "sform" in forms:
+        header_mm, sform_mm = _pixdim_mm(reader), _voxel_mm(forms["sform"])
+        if np.allclose(header_mm, sform_mm, rtol=_SAME_MM):
+            return []
+        shown = (" x ".join(f"{value:.3g}" for value in mm) for mm in (header_mm, sform_mm))
+        wording = "{file.shown}: its header says voxels of {pixdim} mm (pixdim), its sform {sform} "
+        wording += "mm: the sform's are used, and programs that use the other measure differently"
+        sizes = dict(zip(("pixdim", "sform"), shown, strict=True))
+        return [remark("volume_geometry", wording, file=name, **sizes)]
+    if len(forms) < 2:
         return []
     size = np.array(reader.GetSize()[:3], dtype=np.float64) - 1
     corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
     corners = corners * [*size, 1]
-    apart = float(np.linalg.norm(corners @ (qform - sform).T, axis=1).max())
-    if apart < _APART_MM:
+    apart = corners @ (forms["qform"] - forms["sform"]).T
+    apart_mm = float(np.linalg.norm(apart, axis=1).max())
+    if apart_mm < _APART_MM:
         return []
-    origin = np.array(reader.GetOrigin()[:3]) * (-1, -1, 1)  # LPS to RAS
-    taken = "qform" if np.abs(qform[:, 3] - origin).max() < 1e-3 else "sform"
     wording = "{file.shown} places its voxels in two ways that lie up to {apart_mm} mm apart: "
     wording += "point_mm are by its {taken}, and programs that use the other show them elsewhere"
-    name = PathText(path.name)
-    return [remark("volume_geometry", wording, file=name, apart_mm=round(apart, 1), taken=taken)]
+    taken, apart_mm = _taken_form(reader) or "qform", round(apart_mm, 1)
+    return [remark("volume_geometry", wording, file=name, apart_mm=apart_mm, taken=taken)]
+
+
+def _taken_form(reader: Any) -> str | None:
+    """Which geometry of a NIfTI header SimpleITK took: ``sform`` or ``qform``; None if neither.
+
+    It takes a form's origin and directions, but always the lengths of voxels by pixdim, which are
+    those of the qform. If both forms have this origin and these directions, it is the sform, as
+    in nibabel.
+    """
+    origin = np.array(reader.GetOrigin()[:3]) * (-1, -1, 1)  # LPS to RAS
+    count = reader.GetDimension()
+    directions = np.reshape(reader.GetDirection(), (count, count))[:3, :3].T * (-1, -1, 1)
+    for name, form in _forms(reader).items():
+        axes = (form[:, :3] / _voxel_mm(form)).T
+        if np.allclose(form[:, 3], origin, atol=1e-3) and np.allclose(axes, directions, atol=1e-3):
+            return name
+    return None
+
+
+def _forms(reader: Any) -> dict[str, FloatArray]:
+    """The geometries that a NIfTI header states, (3, 4) voxels to RAS mm: sform before qform."""
+    unit_mm = {1: 1000.0, 3: 0.001}.get(int(_number(reader, "xyzt_units", 0)) & 7, 1.0)
+    found = {"sform": _sform(reader), "qform": _qform(reader)}
+    return {name: form * unit_mm for name, form in found.items() if form is not None}
+
+
+def _voxel_mm(form: FloatArray) -> FloatArray:
+    """(3,) lengths of voxels by a geometry."""
+    return np.linalg.norm(form[:, :3], axis=0)
+
+
+def _pixdim_mm(reader: Any) -> FloatArray:
+    """(3,) lengths of voxels as SimpleITK reads them, in a NIfTI file from pixdim."""
+    return np.array(reader.GetSpacing()[:3], dtype=np.float64)
 
 
 def _qform(reader: Any) -> FloatArray | None:
@@ -451,12 +556,13 @@ def _check_whole(reader: Any, path: Path) -> None:
         VolumeReadError: it has fewer bytes than its header requires, or its compression is damaged.
     """
     suffix = volume_suffix(path)
-    if not suffix.startswith(".nii"):
+    if VOLUME_FORMATS[suffix] != "NIfTI":
         return
     bits = _number(reader, "bitpix", 8)
     wanted = int(_number(reader, "vox_offset", 0) + math.prod(reader.GetSize()) * bits / 8)
     try:
-        found = path.stat().st_size if suffix == ".nii" else _unpacked_size(path, wanted)
+        packed = suffix == ".nii.gz"
+        found = _unpacked_size(path, wanted) if packed else volume_files(path)[-1].stat().st_size
     except Exception as error:  # isal raises other errors besides OSError and EOFError
         msg = f"{path}: cannot be unpacked ({first_line(error)}); the file is damaged"
         raise VolumeReadError(f"{msg}: export it again") from error

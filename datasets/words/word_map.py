@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError, first_line
 from spineline.datasets.common.settings import close_match
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.datasets.labels import EXTRA_LEVELS, KINDS, LEVELS, PATHOLOGY, Kind
@@ -86,7 +86,7 @@ def read_word_map(path: Path) -> WordMap:
     try:
         content = read_yaml(path)
     except (OSError, YamlError) as error:
-        raise ConfigError(f"names={path}: cannot be read as YAML ({error})") from error
+        raise ConfigError(f"names={path}: cannot be read as YAML ({first_line(error)})") from error
     where = f"names={path}"
     if not isinstance(content, Mapping) or not content:
         raise ConfigError(f"{where}: wanted the keys levels and grades, of words each")

@@ -25,7 +25,7 @@ from spineline.datasets.bare.data_yaml import (
 )
 from spineline.datasets.boxes import xyxy_to_cxcywhn
 from spineline.datasets.coco import boxed_structures
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, first_line
 from spineline.datasets.common.log import LOG
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.images import ImageReadError, image_size
@@ -251,7 +251,7 @@ def _decoded_size(file: Path) -> tuple[int, int]:
     except (
         ImageReadError, OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError,
     ) as error:  # fmt: skip
-        raise AnnotationError(f"{file}: not a whole image ({error})") from error
+        raise AnnotationError(f"{file}: not a whole image ({first_line(error)})") from error
     if mode.startswith(("I", "F")):
         msg = f"{file}: {mode} pixels; wanted 8 bits (convert with window=percentile)"
         raise AnnotationError(msg)

@@ -97,7 +97,9 @@ def _read_safetensors(path: Path) -> Tensors:
     try:
         tensors: Tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"backbone_weights={path}: no whole safetensors ({error})") from error
+        raise WeightsError(
+            f"backbone_weights={path}: no whole safetensors ({first_line(error)})"
+        ) from error
     return tensors
 
 
@@ -126,7 +128,7 @@ def download_backbone(backbone: str) -> Path:
         digest = file.stem.rpartition("-")[2]
         torch.hub.download_url_to_file(url, str(file), hash_prefix=digest, progress=False)
     except (OSError, RuntimeError) as error:
-        msg = f"{file.name}: could not be fetched ({error}); give backbone_weights=FILE"
+        msg = f"{file.name}: could not be fetched ({first_line(error)}); give backbone_weights=FILE"
         raise WeightsError(msg) from error
     return file
 

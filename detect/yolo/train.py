@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from spineline.datasets.common.devices import device_name
-from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError, first_line
 from spineline.datasets.common.log import LOG
 from spineline.datasets.networks.training import (
     TrainingResult,
@@ -165,8 +165,8 @@ def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) ->
         except ValueError as error:
             raise ConfigError(f"ultralytics refuses these settings: {error}") from error
         except (RuntimeError, OSError) as error:  # out of memory, disk full, loss not finite
-            msg = f"out={settings.out}: training stopped ({error}); resume=true continues it"
-            raise SpinelineError(msg) from error
+            msg = f"out={settings.out}: training stopped ({first_line(error)}); "
+            raise SpinelineError(f"{msg}resume=true continues it") from error
         networks = trainer.strip_last()
         return _write_weights(settings, values["imgsz"], trainer.epoch + 1, networks)
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError, first_line
 from spineline.datasets.common.files import (
     check_output,
     read_json,
@@ -262,7 +262,7 @@ def _read_rows(
         rows = [[row_from_json(row) for row in part] for part in content["rows"]]
         earlier = {name: content[name] for name in made_with}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"rows={path}: not a {ROWS_FILE} of naming calibrate ({error!r})"
+        msg = f"rows={path}: not a {ROWS_FILE} of naming calibrate ({first_line(error)})"
         raise ConfigError(msg) from error
     wanted = [(spine.name, stress) for part in groups for spine in part for stress in STRESSES]
     if earlier != made_with or [(row.spine, row.stress) for part in rows for row in part] != wanted:

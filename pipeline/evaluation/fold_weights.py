@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError, first_line
 from spineline.datasets.common.files import read_json, write_json
 from spineline.datasets.common.settings import close_match, parse_settings
 from spineline.datasets.types import ImageRecord
@@ -182,7 +182,7 @@ def _read(path: Path) -> tuple[FoldWeights, ...]:
         msg = f"{where}: no {file.name} there; give a variant's folder of `spineline kfold` or such"
         raise ConfigError(f"{msg} a file") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{where}: cannot be read as JSON ({error})") from error
+        raise ConfigError(f"{where}: cannot be read as JSON ({first_line(error)})") from error
     entries = content.get("folds") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(f'{where}: wanted {{"folds": [{{"studies": […], "detector": …}}, …]}}')

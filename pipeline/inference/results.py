@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, first_line
 from spineline.datasets.common.files import read_json
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
@@ -225,7 +225,7 @@ def read_result(path: Path) -> StudyResult:
     try:
         return StudyResult.from_json(read_json(path))
     except (OSError, ValueError) as error:
-        raise AnnotationError(f"{path}: cannot be read as JSON ({error})") from error
+        raise AnnotationError(f"{path}: cannot be read as JSON ({first_line(error)})") from error
     except AnnotationError as error:
         raise AnnotationError(f"{path}: {error}") from error
 

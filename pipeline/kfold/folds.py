@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.converters.write import write_dataset
-from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError, first_line
 from spineline.datasets.common.files import read_json, staged_folder, write_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.crops.files import is_crops_folder
@@ -102,7 +102,8 @@ def read_manifest(path: Path) -> list[list[str]]:
             raise ValueError("wanted folds as lists of studies")
         folds = [[str(study) for study in fold] for fold in content["folds"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"folds={path}: not a folds.json ({error!r})") from error
+        msg = f"folds={path}: not a folds.json of spineline kfold or convert … kfold= "
+        raise ConfigError(f"{msg}({first_line(error)})") from error
     twice = [study for study, n in Counter(s for fold in folds for s in fold).items() if n > 1]
     if twice:
         raise ConfigError(f"folds={path}: study {twice[0]!r} is in more than one fold")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from spineline.datasets.boxes import xywh_to_xyxy
 from spineline.datasets.coco import CATEGORY_OFFSET
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, first_line
 from spineline.datasets.common.files import read_json, write_json, write_text
 from spineline.datasets.crops.grades_csv import read_grades
 from spineline.datasets.labels import SEVEN_NAMES, kind_of_level
@@ -82,8 +82,8 @@ def read_scores(file: Path, kind: type[Content]) -> Content:
         if not isinstance(content, kind):
             raise ValueError(f"holds {type(content).__name__}, wanted {kind.__name__}")
     except (OSError, ValueError) as error:
-        msg = f"{file}: cannot be read ({error}); remove {file.parent} and run with resume=true"
-        raise AnnotationError(msg) from error
+        msg = f"{file}: cannot be read ({first_line(error)}); "
+        raise AnnotationError(f"{msg}remove {file.parent} and run with resume=true") from error
     return content
 
 

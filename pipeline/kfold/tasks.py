@@ -140,7 +140,9 @@ class OneStageTask(KfoldTask):
         works: dict[str, str] = {}
         for variant in variants:
             try:
-                values = resolved_training(self.training(variant))
+                training = self.training(variant)
+                values = resolved_training(training)
+                _check_weights(training.weights)
             except ConfigError as error:
                 raise ConfigError(f"variant {variant.name}: {error}") from error
             resolved, effect = repr(values), repr(self.in_effect(values))
@@ -204,6 +206,17 @@ class OneStageTask(KfoldTask):
         scores = [job.scores for job in jobs]
         pool_scores = type(self).pool_scores
         return pool_scores(scores, folds, out, draws=settings.draws, seed=settings.seed), ()
+
+
+def _check_weights(name: str | None) -> None:
+    """Refuse a file of initial weights that does not exist: every fold would fail on it.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    path = Path(name or "").expanduser()
+    if name and (path.suffix or len(path.parts) > 1) and not path.is_file():
+        raise ConfigError(f"weights={name}: no such weights file; check the path")
 
 
 class DetectTask(OneStageTask):

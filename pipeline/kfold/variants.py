@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError, first_line
 from spineline.datasets.common.settings import close_match
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.pipeline.kfold.settings import FOLDS_FOLDER
@@ -57,7 +57,7 @@ def named_variants(word: str, built_in: Mapping[str, Mapping[str, Any]]) -> Iter
     try:
         content = read_yaml(path)
     except (OSError, YamlError) as error:
-        raise ConfigError(f"{where}: cannot be read as YAML ({error})") from error
+        raise ConfigError(f"{where}: cannot be read as YAML ({first_line(error)})") from error
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{where}: wanted variants as NAME: {{KEY: VALUE, …}}")
     for name, keys in content.items():

@@ -28,7 +28,7 @@ class OutputSettings(ModelSettings):
     """The keys of a study's outputs."""
 
     source: Path = key(
-        "study, folder of studies, DICOM file, volume (NIfTI, MHA, NRRD), image, folder"
+        "study, folder of studies, DICOM file, volume (NIfTI, MHA, NRRD, MGH), image, folder"
         " of images, or an archive (zip, tar) of these",
         group="data",
     )

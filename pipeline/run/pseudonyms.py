@@ -24,7 +24,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from spineline.datasets.common.errors import ConfigError, OutputExistsError, SpinelineError
+from spineline.datasets.common.errors import (
+    ConfigError,
+    OutputExistsError,
+    SpinelineError,
+    first_line,
+)
 from spineline.datasets.common.files import write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import UNNAMED, NameText, PathText, SeriesText, UidText
@@ -286,7 +291,7 @@ def _salt_of(settings: PipelinePredict, *, goes_on: bool) -> str:
     try:
         wanted = check.read_text(encoding="ascii").strip() if check.exists() else None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpinelineError(f"{check}: cannot be read ({error}); {advice}") from error
+        raise SpinelineError(f"{check}: cannot be read ({first_line(error)}); {advice}") from error
     if wanted is None and kept.exists():
         wanted = check_of(kept_salt(kept).encode())
     if wanted not in (None, check_of(salt.encode())):
@@ -325,7 +330,9 @@ def kept_salt(path: Path) -> str:
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(salt + "\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpinelineError(f"{path}: cannot be read or kept ({error}); give salt=…") from error
+        raise SpinelineError(
+            f"{path}: cannot be read or kept ({first_line(error)}); give salt=…"
+        ) from error
     text = "%s in out= keeps the salt of the studies' names: do not pass it on with the results"
     LOG.info(text, path.name)
     return salt

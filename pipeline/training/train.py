@@ -25,7 +25,12 @@ from spineline.classify.recipe import Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
 from spineline.classify.trunks.pretrained import is_packaged
 from spineline.datasets.common.devices import device_name
-from spineline.datasets.common.errors import AnnotationError, ConfigError, RunFinishedError
+from spineline.datasets.common.errors import (
+    AnnotationError,
+    ConfigError,
+    RunFinishedError,
+    first_line,
+)
 from spineline.datasets.common.files import check_output, link_or_copy
 from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG
@@ -243,7 +248,7 @@ def _read_recipe(path: Path) -> Keys:
     try:
         content = read_yaml(path)
     except (OSError, YamlError) as error:
-        raise ConfigError(f"recipe={path}: cannot be read as YAML ({error})") from error
+        raise ConfigError(f"recipe={path}: cannot be read as YAML ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"recipe={path}: wanted stages as detector: {{KEY: VALUE, …}}")
     for stage, keys in content.items():

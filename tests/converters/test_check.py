@@ -267,6 +267,7 @@ def test_of_many_findings_the_first_are_shown(report_source, run_cli, monkeypatc
         pytest.param([], 2, "wanted either annotations=… and images=…", id="nothing named"),
         pytest.param(["annotations=x"], 2, "wanted either", id="no images"),
         pytest.param(["annotations=x", "images=y", "data=z"], 2, "wanted either", id="both"),
+        pytest.param(["data=x", "names=y"], 2, "wanted either", id="names of a dataset"),
         pytest.param(["data=nowhere"], 1, "no such file or folder", id="missing dataset"),
         pytest.param(["data=."], 1, "no converted dataset", id="no dataset"),
         pytest.param(["annotations=a.json", "images=."], 1, "neither a Tianchi source", id="kind"),
@@ -283,6 +284,13 @@ def test_bad_input(run_cli, tmp_path, monkeypatch, words, status, message):
     assert code == status
     assert message in err
     assert not Path("out").exists()
+
+
+def test_words_of_a_source_that_needs_none_are_refused(report_source, run_cli):
+    files = report_source("001-000")
+    code, _, err = run_cli("data", "check", *files.words(), "names=gone.yaml")
+    assert code == 2
+    assert "is a report source, whose words are known; leave it out" in err
 
 
 def test_existing_output_is_kept(report_source, run_cli):

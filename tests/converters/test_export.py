@@ -328,6 +328,11 @@ def test_boxes_in_place_of_points(spines, tmp_path):
         ({"data": "data", "images": "ph"}, ConfigError, "is for source=, to=slicer, or a COCO"),
         ({"data": "nowhere"}, AnnotationError, "no such file or folder"),
         (
+            {"source": "nowhere", "images": "ph"},
+            AnnotationError,
+            "source=.*nowhere: no such file or folder",
+        ),
+        (
             {"data": "data/annotations/val.json", "images": "ph/studies", "to": ("slicer",)},
             ConfigError,
             "a bare COCO file does not say which DICOM slice it marks",

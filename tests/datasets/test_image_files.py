@@ -153,12 +153,48 @@ def test_a_turned_deep_colour_tiff(tmp_path: Path) -> None:
     assert_allclose(read_image(tmp_path / "b.tif"), np.rot90(plain, -1), rtol=1e-6)
 
 
-def test_pages_of_a_tiff_are_refused(tmp_path: Path) -> None:
-    pages = [Image.fromarray(STORED) for _ in range(3)]
-    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+def save_pages(path: Path, pages: list[np.ndarray], **keys: object) -> Path:
+    first, *others = map(Image.fromarray, pages)
+    first.save(path, save_all=True, append_images=others, **keys)
+    return path
+
+
+def test_pages_of_a_tiff_are_refused_unless_one_is_named(tmp_path: Path) -> None:
+    path = save_pages(tmp_path / "a.tif", [STORED] * 3)
     for read in (read_image, image_size):
-        with pytest.raises(ImageReadError, match="several pages"):
-            read(tmp_path / "a.tif")
+        with pytest.raises(ImageReadError, match=r"several pages, which only pipeline predict"):
+            read(path)
+    with pytest.raises(ImageReadError, match=r"a\.tif: cannot be decoded"):
+        read_image(path, 3)
+
+
+@pytest.mark.parametrize("keys", [{}, {"compression": "tiff_lzw"}, {"big_tiff": True}], ids=str)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_each_page_of_a_tiff_is_that_of_pillow(tmp_path: Path, dtype: str, keys: dict) -> None:
+    rng = np.random.default_rng(5)
+    pages = [rng.integers(0, 250, (5 + n, 7)).astype(dtype) for n in range(3)]
+    path = save_pages(tmp_path / "a.tif", pages, **keys)
+    for number, page in enumerate(pages):
+        assert_array_equal(read_image(path, number), page)
+        assert image_size(path, number) == (7, 5 + number)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_page_is_turned_by_its_own_orientation(tmp_path: Path, compression: str | None) -> None:
+    path = save_pages(
+        tmp_path / "a.tif", [STORED] * 3, tiffinfo={0x0112: 6}, compression=compression
+    )
+    for number in range(3):
+        assert exif_orientation(path, number) == 6
+        assert_array_equal(read_image(path, number), np.rot90(STORED, -1))
+        assert image_size(path, number) == STORED.shape
+
+
+def test_a_page_of_deep_colour(tmp_path: Path) -> None:
+    deep = np.random.default_rng(2).integers(0, 65536, (3, 6, 7, 3), dtype=np.uint16)
+    cv2.imwritemulti(str(tmp_path / "a.tif"), list(deep))
+    wanted = deep[2, :, :, ::-1].astype(np.float64) @ (0.299, 0.587, 0.114)
+    assert_allclose(read_image(tmp_path / "a.tif", 2), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.bmp", "a.png", "a.jpg"])

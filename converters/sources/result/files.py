@@ -23,11 +23,15 @@ class ResultFile:
     image_name: str
 
 
-def result_files(annotations: Path) -> list[Path]:
+def result_files(annotations: Path, key: str = "annotations") -> list[Path]:
     """Return the result files of a source, sorted.
 
     In a folder these are the files ``result.json`` at any depth, or else the JSON files in the
     folder itself.
+
+    Args:
+        annotations: the file or folder.
+        key: the key that named it, for messages.
 
     Raises:
         AnnotationError: there is no such file or folder, or no JSON in it.
@@ -35,13 +39,11 @@ def result_files(annotations: Path) -> list[Path]:
     if annotations.is_file():
         return [annotations]
     if not annotations.is_dir():
-        raise AnnotationError(f"annotations={annotations}: no such file or folder")
+        raise AnnotationError(f"{key}={annotations}: no such file or folder")
     others = (path for path in annotations.glob("*.json") if not is_corrections(path))
     found = _named_results(annotations) or sorted(others)
     if not found:
-        msg = (
-            f"annotations={annotations}: holds no {RESULT_NAME}; wanted the out folder of spineline"
-        )
+        msg = f"{key}={annotations}: holds no {RESULT_NAME}; wanted the out folder of spineline"
         raise AnnotationError(f"{msg} pipeline predict, or a folder of such files")
     return found
 

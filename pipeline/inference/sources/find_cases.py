@@ -31,9 +31,10 @@ from spineline.datasets.volumes.archives import (
     archive_suffix,
     is_hidden,
 )
-from spineline.datasets.volumes.stacks import looks_like_stack
+from spineline.datasets.volumes.stacks import is_tiff_stack, looks_like_stack
 from spineline.datasets.volumes.volume import (
     VOLUME_FORMATS,
+    volume_header,
     volume_suffix,
 )
 from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits
@@ -96,8 +97,9 @@ class _Search:
     def cases(self, source: Path, leave_out: Path | None = None) -> tuple[Case, ...]:
         """What [find_cases][] gives."""
         if source.is_file():
+            source = volume_header(source)
             if source.suffix.lower() in IMAGE_SUFFIXES:
-                return image_cases([source], window=self.window)
+                return self._images([source])
             if volume_suffix(source):
                 return self._volumes([source], source.parent)
             if archive_suffix(source):
@@ -122,7 +124,7 @@ class _Search:
         images = _images_in(source) if source.is_dir() else []
         if images:
             _hint_at_stack(images, source)
-            return image_cases(images, window=self.window)
+            return self._images(images)
         if problem is None or not source.is_dir():
             raise problem or DicomReadError(f"{source}: nothing in it could be read")
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
@@ -209,21 +211,34 @@ class _Search:
             found.append(replace(renamed, problem=problem, unpacked=unpacked))
         return tuple(found)
 
+    def _images(self, paths: Sequence[Path]) -> tuple[Case, ...]:
+        """Cases of images; a TIFF file of several pages is a stack of slices."""
+        unlike = "window=none: pages of a stack are windowed alike; leave it out"
+        problem = unlike if self.window == "none" else ""
+        return tuple(
+            Case(case.name, stack=case.paths, slices=self.slices, problem=problem)
+            if is_tiff_stack(case.paths[0])
+            else case
+            for case in image_cases(paths, window=self.window)
+        )
+
     def _stacks(self, paths: Sequence[Path], studies: Sequence[Path], source: Path) -> list[Case]:
-        """A case for each folder of images that belongs to no DICOM study."""
-        folders: dict[Path, list[Path]] = {}
+        """A case for each folder of images that belongs to no DICOM study.
+
+        A TIFF file of several pages is a stack of its own.
+        """
+        stacks: dict[Path, list[Path]] = {}
         for path in paths:
             if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".":
-                folders.setdefault(path.parent, []).append(path)
-        return [
-            Case(
-                plain_name("_".join(folder.relative_to(source).parts) or folder.name, "stack"),
-                stack=tuple(images),
-                slices=self.slices,
-            )
-            for folder, images in folders.items()
-            if not any(folder.is_relative_to(study) for study in studies)
-        ]
+                stacks.setdefault(path if is_tiff_stack(path) else path.parent, []).append(path)
+        found = []
+        for place, images in stacks.items():
+            if any(place.is_relative_to(study) for study in studies):
+                continue
+            named = place.with_suffix("") if place in images else place
+            name = plain_name("_".join(named.relative_to(source).parts) or named.name, "stack")
+            found.append(Case(name, stack=tuple(images), slices=self.slices))
+        return found
 
 
 def _stem(path: Path, suffix: str) -> str:

@@ -63,6 +63,7 @@ from spineline.pipeline.inference.sources.identity import (
 from spineline.pipeline.inference.warnings import warning
 
 _BY_NAME = "the middle one by file name was chosen, because the images do not say where they lie"
+_BY_PAGE = "the middle page was chosen, because the pages do not say where they lie"
 _MOST_RIVALS = 2
 """Maximum number of equally suited series to analyse besides the first."""
 _MOST_DAMAGED = 2
@@ -282,16 +283,20 @@ class _Reader:
 
 
 def _load_stack(case: Case) -> Frame:
-    """The middle one of images that are the slices of one study, by the order of their names."""
+    """The middle one of images that are the slices of one study, by names or pages."""
     headers = image_stack(case.stack)
     middle = len(headers) // 2
+    chosen = headers[middle]
     series = SeriesText("" if case.is_pseudonymous else case.name)
     wording, count = "slice {place} of {count} of {series.shown}", len(headers)
     note = remark("", wording, series=series, place=middle + 1, count=count)
     choice = Choice(
         Series("", case.name, headers),
-        headers[middle],
-        warnings=(*_exif_warning(headers[middle].path), warning("slice_choice", _BY_NAME)),
+        chosen,
+        warnings=(
+            *_exif_warning(chosen.path, chosen.frame),
+            warning("slice_choice", _BY_NAME if chosen.frame is None else _BY_PAGE),
+        ),
         notes=(note,),
     )
     study = Study("", case.name, headers[0].path.parent, (choice.series,))
@@ -406,9 +411,9 @@ def _fat_warning(pixels: GreyImage) -> tuple[Remark, ...]:
     return (warning("fat_suppressed", text),)
 
 
-def _exif_warning(path: Path) -> tuple[Remark, ...]:
+def _exif_warning(path: Path, page: int | None = None) -> tuple[Remark, ...]:
     """A warning if an image file has an orientation by which viewers rotate it."""
-    orientation = exif_orientation(path)
+    orientation = exif_orientation(path, page)
     if orientation == 1:
         return ()
     wording = "the image was rotated as viewers show it, by its EXIF orientation ({orientation}): "

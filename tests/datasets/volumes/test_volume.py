@@ -17,6 +17,8 @@ from spineline.datasets.volumes.volume import (
     VolumeReadError,
     read_volume,
     slice_pixels,
+    volume_files,
+    volume_header,
     volume_suffix,
 )
 
@@ -42,6 +44,12 @@ def voxels(order: tuple[int, ...], dtype: str = "int16") -> np.ndarray:
     return np.random.default_rng(0).integers(0, 4000, shape).astype(dtype)
 
 
+def write_by_nibabel(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
+    kinds = {".hdr": nib.Nifti1Pair, ".mgh": nib.MGHImage, ".mgz": nib.MGHImage}
+    kinds.get(path.suffix, nib.Nifti1Image)(data, affine).to_filename(path)
+    return path
+
+
 def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
     nib.Nifti1Image(data, affine).to_filename(path)
     return path
@@ -52,11 +60,12 @@ ORDERS = list(itertools.permutations(range(3)))
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: "".join("xyz"[of] for of in order))
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, -1)], ids=str)
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.hdr", "a.mgz"])
 def test_every_voxel_of_the_middle_slice_is_where_nibabel_has_it(
-    tmp_path: Path, order: tuple[int, ...], flips: tuple[int, ...]
+    tmp_path: Path, order: tuple[int, ...], flips: tuple[int, ...], name: str
 ) -> None:
     data, affine = voxels(order), sagittal(order, flips)
-    volume = read_volume(write_nifti(tmp_path / "a.nii.gz", data, affine))
+    volume = read_volume(write_by_nibabel(tmp_path / name, data, affine))
     assert volume.remarks == ()
     header = choose_slice(volume.study).slice
     assert header.is_sagittal
@@ -67,7 +76,7 @@ def test_every_voxel_of_the_middle_slice_is_where_nibabel_has_it(
     rng = np.random.default_rng(1)
     points = rng.integers(0, pixels.shape[::-1], (20, 2))
     index = np.insert(points.astype(float), across, 2, axis=1)
-    ras = nib.affines.apply_affine(nib.load(tmp_path / "a.nii.gz").affine, index)
+    ras = nib.affines.apply_affine(nib.load(tmp_path / name).affine, index)
     assert_allclose(pixel_to_patient(header, points), ras * (-1, -1, 1), atol=1e-3)
     shown, turn = to_standard_orientation(pixels, header)
     top_left, right, low = turn.to_native([(0, 0), (5, 0), (0, 5)])
@@ -96,6 +105,41 @@ def test_every_format_agrees_with_simpleitk(tmp_path: Path, name: str) -> None:
         assert_allclose(pixel_to_patient(header, [[x, y]])[0], wanted, atol=1e-3)
     whole = sitk.GetArrayFromImage(image)
     assert_array_equal(slice_pixels(header), whole[:, :, header.frame])
+
+
+@pytest.mark.parametrize("name", ["a.mgz", "A.MGZ", "a.mgh"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32"])
+def test_voxels_of_every_type_of_mgh_are_those_of_nibabel(
+    tmp_path: Path, name: str, dtype: str
+) -> None:
+    rng = np.random.default_rng(4)
+    data = rng.integers(0, 250, SIZES).astype(dtype)
+    turned = np.eye(4)
+    c, s = np.cos(0.3), np.sin(0.3)
+    turned[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) * SPACING
+    turned[:3, 3] = (-10.5, 20.25, -300)
+    path = write_by_nibabel(tmp_path / name.lower(), data, turned).rename(tmp_path / name)
+    header = choose_slice(read_volume(path).study).slice
+    assert_array_equal(slice_pixels(header), data[header.frame].T)
+    assert header.spacing_rc_mm == pytest.approx((0.5, 0.75))
+    wanted = nib.affines.apply_affine(turned, (header.frame, 3.5, 60)) * (-1, -1, 1)
+    assert_allclose(pixel_to_patient(header, [[3.5, 60]])[0], wanted, atol=1e-3)
+
+
+def test_mgh_files_need_no_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = np.stack([voxels((0, 1, 2)), np.zeros(SIZES, np.int16)], axis=3)
+    path = write_by_nibabel(tmp_path / "a.mgz", data, sagittal((0, 1, 2), (1, 1, 1)))
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    volume = read_volume(path)
+    assert "holds 2 volumes: only the first was used" in volume.remarks[0].text
+    assert_array_equal(slice_pixels(choose_slice(volume.study).slice), data[2, :, :, 0].T)
+
+
+def test_a_pair_is_one_volume_by_either_of_its_files(tmp_path: Path) -> None:
+    path = write_by_nibabel(tmp_path / "a.hdr", voxels((0, 1, 2)), np.eye(4))
+    assert volume_header(tmp_path / "a.img") == path
+    assert volume_header(tmp_path / "b.img") == tmp_path / "b.img"
+    assert volume_files(path) == (path, tmp_path / "a.img")
 
 
 def nrrd_in(path: Path, units: str, factor: float) -> Path:
@@ -183,6 +227,41 @@ def test_two_geometries_that_differ_are_told(
     assert read_volume(tmp_path / "b.nii").remarks == ()
 
 
+@pytest.mark.parametrize("units", ["mm", "meter", "micron", "unknown"])
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        ((0, 1), "its header says voxels of 4 x 1.5 x 1 mm (pixdim), its sform 4 x 0.75 x 0.5 mm"),
+        ((0, 2), "its header says voxels of 4 x 1.5 x 1 mm (pixdim), its sform 4 x 0.75 x 0.5 mm"),
+        ((1, 1), "point_mm are by its sform"),
+        ((2, 1), "point_mm are by its sform"),
+        ((1, 2), "point_mm are by its sform"),
+        ((1, 0), ""),
+    ],
+    ids=str,
+)
+def test_the_spacing_is_that_of_the_geometry_used(
+    tmp_path: Path, codes: tuple[int, int], told: str, units: str
+) -> None:
+    """The header states other voxels (pixdim) than its sform; the qform uses the header's."""
+    unit_mm = {"meter": 1000.0, "micron": 0.001}.get(units, 1.0)
+    affine = sagittal((0, 1, 2), (1, 1, -1))
+    affine[:3] /= unit_mm
+    image = nib.Nifti1Image(voxels((0, 1, 2)), None)
+    image.set_qform(affine, codes[0])
+    image.set_sform(affine, codes[1])
+    image.header["pixdim"][1:4] = np.array((4, 1.5, 1)) / unit_mm
+    image.header.set_xyzt_units(units)
+    image.to_filename(tmp_path / "a.nii")
+    volume = read_volume(tmp_path / "a.nii")
+    used = image.header.get_qform() if codes == (1, 0) else affine
+    header = choose_slice(volume.study).slice
+    assert header.spacing_rc_mm == pytest.approx(nib.affines.voxel_sizes(used)[:0:-1] * unit_mm)
+    wanted = nib.affines.apply_affine(used, (header.frame, 3, 80)) * (-1, -1, 1) * unit_mm
+    assert_allclose(pixel_to_patient(header, [[3, 80]])[0], wanted, atol=1e-3)
+    assert [told in each.text for each in volume.remarks] == [True] * bool(told)
+
+
 def axial(spacing: tuple[float, float, float]) -> np.ndarray:
     return np.diag([*spacing, 1.0])
 
@@ -207,6 +286,29 @@ def bad(folder: Path) -> dict[str, Path]:
         "text.nii": b"no volume at all",
         "empty.mha": b"",
         "text.nrrd": b"NRRD0004\nnonsense\n",
+    }.items():
+        (folder / name).write_bytes(content)
+        found[name] = folder / name
+    for name, image in {
+        "alone": nib.Nifti1Pair,
+        "cut": nib.Nifti1Pair,
+        "old": nib.AnalyzeImage,
+    }.items():
+        image(data, affine).to_filename(folder / f"{name}.hdr")
+        found[f"{name}.hdr"] = folder / f"{name}.hdr"
+    (folder / "alone.img").unlink()
+    (folder / "cut.img").write_bytes((folder / "cut.img").read_bytes()[:5000])
+    whole = write_by_nibabel(folder / "good.mgh", data, affine).read_bytes()
+    packed = write_by_nibabel(folder / "good.mgz", data, affine).read_bytes()
+    for name, content in {
+        "cut.mgh": whole[:5000],
+        "cut.mgz": packed[:5000],
+        "short.mgh": whole[:50],
+        "text.mgz": b"no volume at all",
+        "text.mgh": b"no volume at all" * 20,
+        "type.mgh": whole[:23] + b"\7" + whole[24:],
+        "nowhere.mgh": whole[:28] + bytes(62) + whole[90:],
+        "turned.mgh": whole[:42] + bytes(36) + whole[78:],
     }.items():
         (folder / name).write_bytes(content)
         found[name] = folder / name
@@ -262,6 +364,17 @@ def bad(folder: Path) -> dict[str, Path]:
         ("list.mhd", "wanted one file beside it"),
         ("alone.mhd", "is not beside it"),
         ("out.nhdr", "wanted one file beside it"),
+        ("alone.hdr", "the file of its voxels, 'alone.img', is not beside it"),
+        ("cut.hdr", "cut short"),
+        ("old.hdr", "neither qform nor sform"),
+        ("cut.mgh", r"cannot be read as MGH \(cut short after 4,716 of 63,000 bytes\)"),
+        ("cut.mgz", r"cannot be read as MGH \(cannot be unpacked"),
+        ("short.mgh", "cut short"),
+        ("text.mgz", "cannot be read as MGH"),
+        ("text.mgh", "its first bytes are not those of such a file"),
+        ("type.mgh", "voxels of type 7, wanted one of 0, 1, 3, 4, 10"),
+        ("nowhere.mgh", "does not say how it lies in the patient"),
+        ("turned.mgh", "its axes are not perpendicular unit vectors"),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path: Path, name: str, message: str) -> None:
@@ -302,7 +415,7 @@ def test_without_simpleitk_format_and_extra_are_named(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(
     ("name", "suffix"),
-    [("a.nii", ".nii"), ("B.MHA", ".mha"), (".nii.gz", ""), ("a.gz", ""), ("nii", "")],
+    [("a.nii", ".nii"), ("B.MHA", ".mha"), ("a.MGZ", ".mgz"), (".nii.gz", ""), ("a.gz", "")],
 )
 def test_volumes_are_known_by_their_names(name: str, suffix: str) -> None:
     assert volume_suffix(Path(name)) == suffix

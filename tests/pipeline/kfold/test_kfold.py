@@ -336,7 +336,7 @@ def test_hyperparameters_of_ultralytics_in_a_variant(tmp_path: Path) -> None:
         ("{file}", "a: 3", "found 3"),
         ("{file}", "[1]", "wanted variants as NAME"),
         ("{file}", "mixup: {}\noriginal: {}", "train alike"),
-        ("{file}gone.yaml", "", "cannot be read as YAML"),
+        ("{file}gone.yaml", "", "cannot be read as YAML (No such file or directory)"),
     ],
 )
 def test_variants_that_are_refused_before_anything_runs(
@@ -366,6 +366,8 @@ def test_variants_that_are_refused_before_anything_runs(
         (["model=yolov8n", "device=cpu,tpu"], "device=tpu"),
         (["model=yolov8n", "resume=true"], "nothing to resume"),
         (["model=yolov8n", "data=gone"], "no such file or folder"),
+        (["model=yolov8n", "weights=gone.pt"], "weights=gone.pt: no such weights file"),
+        (["model=yolov8n", "folds=gone.json"], "convert … kfold= (No such file or directory)"),
     ],
 )
 def test_what_the_command_refuses(

@@ -290,6 +290,61 @@ def test_folders_of_stacks_are_a_cohort(tmp_path, make_spots, make_study) -> Non
     assert [(case.name, len(case.stack)) for case in cases] == [("a", 3), ("b", 3), ("dicom", 0)]
 
 
+def pages_of(path: Path, image: np.ndarray, count: int = 5) -> Path:
+    dim = Image.fromarray((image * 0.6).astype(np.uint8))
+    pages = [Image.fromarray(image) if n == count // 2 else dim for n in range(count)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    return path
+
+
+def test_the_pages_of_a_tiff_are_the_slices_of_a_study(
+    tmp_path, predict, fake_models, make_spots
+) -> None:
+    source = pages_of(tmp_path / "scan.tif", make_spots())
+    code, _, said = predict(source)
+    assert code == 0
+    result = json.loads((tmp_path / "o/scan/result.json").read_text())
+    assert (result["image"]["file"], result["image"]["slice"]) == ("scan.tif", 2)
+    assert len(result["structures"]) == 11
+    assert "the middle page was chosen" in said
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_tiff_files_of_pages_are_studies_beside_images(tmp_path, make_spots, stack: bool) -> None:
+    for name in ("a", "b"):
+        pages_of(tmp_path / f"{name}.tif", make_spots())
+    for name in ("im1.png", "im2.png"):
+        cv2.imwrite(str(tmp_path / name), make_spots())
+    (tmp_path / "stacks").mkdir()
+    found = {case.name: len(case.stack) for case in find_cases(tmp_path, stack=stack)}
+    folder = tmp_path.name.strip("._")
+    assert found == {"a": 1, "b": 1} | ({folder: 2} if stack else {"im1": 0, "im2": 0})
+
+
+def test_pages_with_their_own_window_are_refused(
+    tmp_path, predict, fake_models, make_spots
+) -> None:
+    code, _, said = predict(pages_of(tmp_path / "scan.tif", make_spots()), "window=none")
+    assert code == 1
+    assert "window=none: pages of a stack are windowed alike" in said
+
+
+@pytest.mark.parametrize("name", ["a.hdr", "a.img", "a.mgz"])
+def test_pairs_and_mgz_files_are_read_all_the_way(
+    tmp_path, fake_pipeline, make_spots, name: str
+) -> None:
+    nib = pytest.importorskip("nibabel")
+    pytest.importorskip("SimpleITK")
+    kind = nib.MGHImage if name == "a.mgz" else nib.Nifti1Pair
+    image = kind(spot_volume(make_spots()), np.diag([4.0, 1.25, 1.25, 1.0]))
+    image.to_filename(tmp_path / name)
+    alone, below = (fake_pipeline.predict(source) for source in (tmp_path / name, tmp_path))
+    assert len(alone.structures) == 11
+    assert alone.file == name.replace("img", "hdr")
+    assert alone.spacing_rc_mm == (1.25, 1.25)
+    assert below.structures == alone.structures
+
+
 def test_a_stack_with_its_own_window_is_refused(tmp_path, predict, fake_models) -> None:
     code, _, said = predict(tmp_path, "stack=true", "window=none")
     assert code == 2
