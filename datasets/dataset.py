@@ -61,7 +61,8 @@ class Dataset:
     @property
     def failures(self) -> tuple[str, ...]:
         """One message for each image that cannot be used."""
-        return tuple(f"{f.image_id}: {f.detail}" for f in self.findings if f.action == LEFT_OUT)
+        found = (f"{f.image_id}: {f.detail}" for f in self.findings if f.action == LEFT_OUT)
+        return tuple(dict.fromkeys(found))  # an image may be in several parts
 
     def check_whole(self, data: Path) -> None:
         """Refuse a dataset with images that cannot be used, for which part of it is not enough.

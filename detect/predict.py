@@ -109,8 +109,10 @@ def find_sources(source: Path) -> tuple[tuple[_Source, ...], tuple[str, ...]]:
         raise SpinelineError(f"source={source}: no such file or folder")
     if source.name == "data.yaml":
         dataset = load_dataset(source, own_classes=True)
-        records = dataset.all_records()
-        sources = (_Source(r.image_id, dataset.image_path(r), windowed=True) for r in records)
+        records = {r.image_id: r for r in dataset.all_records()}  # one may be in several parts
+        sources = (
+            _Source(name, dataset.image_path(r), windowed=True) for name, r in records.items()
+        )
         return tuple(sources), dataset.failures
     files = [source] if source.is_file() else _images_in(source.iterdir())
     if not files:

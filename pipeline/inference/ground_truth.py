@@ -225,7 +225,7 @@ def _from_dataset(settings: GroundTruthSettings, data: Path) -> GroundTruthSet:
         for f in dataset.findings
         if f.action == LEFT_OUT
     )
-    return GroundTruthSet(truths, tuple(left_out), {})
+    return GroundTruthSet(truths, tuple(dict.fromkeys(left_out)), {})
 
 
 def _wanted(truths: Sequence[GroundTruth], settings: GroundTruthSettings) -> list[GroundTruth]:
