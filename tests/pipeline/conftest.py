@@ -7,6 +7,7 @@ brightness of a crop. Both are deterministic and have the interfaces of the real
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,7 +292,7 @@ def write_study(
         options["study"] = name
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_study() -> Callable[..., None]:
     return write_study
 
@@ -301,7 +302,7 @@ def make_slice() -> Callable[..., Dataset]:
     return write_slice
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_spots() -> Callable[..., np.ndarray]:
     return spot_image
 
@@ -343,11 +344,19 @@ def make_annotation() -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
-def cohort(tmp_path, make_study, make_annotation, make_points) -> tuple[Path, Path]:
-    """Three studies whose middle slice is annotated exactly, discs v2 and vertebrae v1."""
+@pytest.fixture(scope="session")
+def abc(tmp_path_factory: pytest.TempPathFactory, make_study) -> Path:
+    """Studies a, b and c, which are written once; a test that changes them has a copy."""
+    folder = tmp_path_factory.mktemp("abc")
     for name in ("a", "b", "c"):
-        make_study(tmp_path / "studies" / name)
+        make_study(folder / name)
+    return folder
+
+
+@pytest.fixture
+def cohort(tmp_path, abc, make_annotation, make_points) -> tuple[Path, Path]:
+    """Three studies whose middle slice is annotated exactly, discs v2 and vertebrae v1."""
+    shutil.copytree(abc, tmp_path / "studies")
     points = {name: make_points() for name in ("a", "b", "c")}
     return tmp_path / "studies", make_annotation(tmp_path / "labels.json", points)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,9 +52,8 @@ raise SystemExit(main(sys.argv[1:]))
 
 
 @pytest.fixture
-def cohort(tmp_path, make_study, monkeypatch) -> Path:
-    for name in "abc":
-        make_study(tmp_path / "cohort" / name)
+def cohort(tmp_path, abc, monkeypatch) -> Path:
+    shutil.copytree(abc, tmp_path / "cohort")
     monkeypatch.chdir(tmp_path)
     return Path("cohort")
 

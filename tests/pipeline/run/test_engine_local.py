@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,12 +45,18 @@ needs_forks = pytest.mark.skipif(not FORKS, reason="fakes reach forks alone")
 NAMES = "abcdef"
 
 
-@pytest.fixture
-def cohort(tmp_path, make_study, make_spots) -> Path:
-    """Studies a to f, of heights 150, 160, … 200."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, make_study, make_spots) -> Path:
+    folder = tmp_path_factory.mktemp("cohort")
     for number, name in enumerate(NAMES):
-        make_study(tmp_path / "cohort" / name, make_spots(size_hw=(150 + 10 * number, 120)))
-    return tmp_path / "cohort"
+        make_study(folder / name, make_spots(size_hw=(150 + 10 * number, 120)))
+    return folder
+
+
+@pytest.fixture
+def cohort(tmp_path, written) -> Path:
+    """Studies a to f, of heights 150, 160, … 200."""
+    return Path(shutil.copytree(written, tmp_path / "cohort"))
 
 
 def settings_of(cohort: Path, tmp_path: Path, **keys) -> PipelinePredict:
