@@ -133,7 +133,7 @@ def _structure_findings(structure: Structure, frame: MarkedImage) -> list[Findin
         for name in structure.findings
         if name in SEVERITY and name not in geometry and not structure.class_name
     ]
-    explained = ("empty_tag", "missing_tag", "unknown_tag", "order_kind")
+    explained = ("empty_tag", "missing_tag", "unknown_tag", "order_kind", "grade_withheld")
     graded = structure.pathology or structure.class_name  # own classes have no place for a grade
     if not graded and not any(name in explained for name in structure.findings):
         action = "left out of classes"

@@ -71,6 +71,7 @@ SEVERITY: dict[str, Severity] = {
     "levels_disagree": "warning",
     "box_outside": "note",
     "low_confidence": "note",
+    "grade_withheld": "note",
     "not_looked_at": "note",
     "extra_level": "note",
     "too_few_discs": "note",

@@ -17,11 +17,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import numbers
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from spineline.datasets.common.errors import ConfigError, first_line
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
@@ -34,8 +35,6 @@ _NONE = ("none", "null", "")
 
 GROUPS = ("data", "model", "training", "augmentation", "output", "run")
 """Headings of a command's help, in order; a key without a group is in the last."""
-
-_PATHS: tuple[Any, ...] = (Path, "Path", "Path | None")
 
 
 def key(
@@ -74,19 +73,25 @@ def key(
 class Settings:
     """Base of every command's settings; checks choices and ranges when it is built.
 
-    A path may be given as a string, and several strings as one with commas. In YAML, a list is
-    accepted for a string with commas too.
+    From Python, a path may be given as a string and the reverse, and several words as one string
+    with commas or as a list. In YAML, a list is accepted for a string with commas too.
+
+    Attributes:
+        NOT_SHOWN: keys that a class inherits and refuses, which help leaves out.
     """
 
+    NOT_SHOWN: ClassVar[tuple[str, ...]] = ()
+
     def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
         for spec in fields(self):
-            value = getattr(self, spec.name)
-            if isinstance(value, str) and spec.type in _PATHS:
-                value = Path(value)
+            given = getattr(self, spec.name)
+            value = _from_python(given, hints[spec.name])
+            if value is not given:
                 object.__setattr__(self, spec.name, value)
-            elif isinstance(value, str) and spec.type == "tuple[str, ...]":
-                value = tuple(part.strip() for part in value.split(",") if part.strip())
-                object.__setattr__(self, spec.name, value)
+            if value is not spec.default and not _is_of_type(value, hints[spec.name]):
+                wanted = _type_name(hints[spec.name])
+                raise ConfigError(f"{spec.name}={value!r}: not a valid value, wanted {wanted}")
             _check_value(spec, value)
 
 
@@ -184,6 +189,8 @@ def describe(cls: type[Settings]) -> list[KeyDescription]:
     grouped = any(spec.metadata["group"] for spec in fields(cls))
     keys: list[KeyDescription] = []
     for spec in fields(cls):
+        if spec.name in cls.NOT_SHOWN:
+            continue
         if _is_group(hints[spec.name]):
             group = describe(hints[spec.name])
             keys += [dataclasses.replace(k, name=f"{spec.name}.{k.name}") for k in group]
@@ -266,6 +273,35 @@ def _group(name: str, raw: object, hint: type[Settings], where: str, prefix: str
         raise ConfigError(f"{where}: {prefix}{name}={raw}: names a group of keys; wanted {keys}")
     values = {str(key): value for key, value in raw.items()}
     return parse_settings(hint, values, where=where, prefix=f"{prefix}{name}.")
+
+
+def _from_python(value: object, hint: Any) -> object:
+    """A value as its field holds it: paths and words become each other, and lists tuples."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    listed = next((option for option in options if get_origin(option) is tuple), None)
+    if listed is not None and isinstance(value, (str, list, tuple)):
+        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        item = get_args(listed)[0]
+        return tuple(_from_python(part, item) for part in parts if part != "")
+    if isinstance(value, str) and Path in options:
+        return Path(value)
+    return str(value) if isinstance(value, Path) and str in options else value
+
+
+def _is_of_type(value: object, hint: Any) -> bool:
+    """Whether a value given from Python has the type of its field; words are checked elsewhere."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_is_of_type(value, option) for option in get_args(hint))
+    if origin is tuple:
+        items = value if isinstance(value, (tuple, list)) else (None,)
+        return all(_is_of_type(item, get_args(hint)[0]) for item in items)
+    if origin is not None:
+        return isinstance(value, Mapping if origin is Mapping else str)
+    if hint in (int, float):
+        number = numbers.Integral if hint is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 def _check_value(spec: dataclasses.Field[Any], value: object) -> None:

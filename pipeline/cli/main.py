@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     task, rest = words[0], words[1:]
     if task not in COMMANDS:
-        raise ConfigError(f"unknown task {task!r}{close_match(task, list(COMMANDS))}")
+        raise ConfigError(f"unknown task {task!r}{_right_command(words)}")
     modes = COMMANDS[task]
     if "" in modes:
         mode = ""
@@ -88,7 +89,10 @@ def _dispatch(words: list[str]) -> int:
     else:
         mode, rest = rest[0], rest[1:]
     if mode not in modes:
-        raise ConfigError(f"unknown mode {task} {mode!r}{close_match(mode, list(modes))}")
+        hint = close_match(mode, list(modes))
+        if "=" in mode or mode.startswith("-"):
+            hint = f"; name a mode first: {', '.join(f'spineline {task} {each}' for each in modes)}"
+        raise ConfigError(f"unknown mode {task} {mode!r}{hint}")
     if any(word in _HELP for word in rest):
         print(command_help(task, mode))
         return 0
@@ -97,6 +101,21 @@ def _dispatch(words: list[str]) -> int:
     refuse_output_around(settings)
     result = load_named(command.run)(settings)
     return 1 if getattr(result, "failures", ()) or getattr(result, "refused", ()) else 0
+
+
+def _right_command(words: Sequence[str]) -> str:
+    """A hint for a command line that does not begin with a task."""
+    first, *rest = words
+    if "=" in first or first.startswith("-"):
+        first, rest = "predict", list(words)  # keys alone
+    if rest and first in COMMANDS.get(rest[0], {}):
+        return f"; the task comes first: spineline {rest[0]} {first} {_as_keys(rest[1:])}".rstrip()
+    tasks = [task for task, modes in COMMANDS.items() if first in modes]
+    if not tasks:
+        return close_match(first, list(COMMANDS))
+    tasks.sort(key=lambda task: task != "pipeline")  # which most people want
+    commands = [f"spineline {task} {first} {_as_keys(rest)}".rstrip() for task in tasks]
+    return f"; name a task first: {' or '.join(commands)}"
 
 
 def _help_page(words: list[str]) -> str:
@@ -121,8 +140,10 @@ def settings_from_words(settings_class: type[Settings], words: Sequence[str]) ->
     given: dict[str, object] = {}
     for word in words:
         name, sign, value = word.partition("=")
-        if not sign:
-            raise ConfigError(f"{word!r}: wanted key=value, such as out=FOLDER")
+        if not sign or not name or name.startswith("-"):
+            meant = _as_keys(words)
+            hint = ", such as out=FOLDER" if meant == " ".join(words) else f"; write {meant}"
+            raise ConfigError(f"{word!r}: wanted key=value{hint}")
         if name in given:
             raise ConfigError(f"{name}=…: given twice")
         given[name] = value
@@ -131,6 +152,14 @@ def settings_from_words(settings_class: type[Settings], words: Sequence[str]) ->
         return parse_settings(settings_class, given, where="command line")
     merged = {**read_settings_file(Path(str(cfg))), **given}
     return parse_settings(settings_class, merged, where=f"command line and cfg={cfg}")
+
+
+def _as_keys(words: Sequence[str]) -> str:
+    """A command's words with ``key = value``, ``--key value`` and ``--key`` as ``key=value``."""
+    text = re.sub(r" ?= ?", "=", " ".join(words))
+    text = re.sub(r"(?<!\S)--?([\w.]+) (?=[^-\s][^=\s]*(?: |$))", r"\1=", text)
+    text = re.sub(r"(?<!\S)--?([\w.]+)(?= |$)", r"\1=true", text)
+    return re.sub(r"(?<!\S)--?(?=\w)", "", text)
 
 
 class _PlainLines(logging.StreamHandler[Any]):

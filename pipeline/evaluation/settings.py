@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import key
@@ -76,11 +77,16 @@ class PipelineVal(GroundTruthSettings):
         if self.folds and self.predictions is not None:
             raise ConfigError("folds=… and predictions=…: stored predictions run no weights")
         check_spacing(self.spacing_mm, self.fov_mm)
+        if self.compare is not None and not self.compare.is_dir():
+            msg = f"compare={self.compare}: no such folder; wanted the output of pipeline predict "
+            raise ConfigError(f"{msg}or pipeline val")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamingCalibrate(ModelSettings):
     """Keys of ``naming calibrate``."""
+
+    NOT_SHOWN: ClassVar[tuple[str, ...]] = (*_NO_NAMING, "decode")
 
     data: Path = key("converted dataset (folder or data.yaml), labels=level", group="data")
     part: str = key(

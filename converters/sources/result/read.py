@@ -288,7 +288,7 @@ def _marks(
                 extra_level=level if level in EXTRA_LEVELS else None,
                 kind=kind_of_level(level),
                 tags=found.tags,
-                tag_problem=None if found.tags else ("empty_tag", "it has no grade"),
+                tag_problem=None if found.tags else ("grade_withheld", "the result has no grade"),
                 box_xyxy=box,
             )
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import yaml
 
@@ -129,6 +130,59 @@ def test_output_that_holds_an_input_is_refused(tmp_path, monkeypatch, given, fou
 def test_python_callers_are_checked_as_well():
     with pytest.raises(ConfigError, match="out of range"):
         Example(out=Path("o"), epochs=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("data", 3, r"path\|none"),
+        ("data", ["a"], r"path\|none"),
+        ("epochs", "3", "int"),
+        ("epochs", 3.5, "int"),
+        ("epochs", True, "int"),
+        ("epochs", None, "int"),
+        ("rate", "fast", "float"),
+        ("overwrite", 1, r"true\|false"),
+        ("overwrite", "true", r"true\|false"),
+        ("weights", 3, "text"),
+        ("names", 3, "text,…"),
+        ("names", [3], "text,…"),
+        ("batch", 1.5, r"int\|auto"),
+        ("limits", [1], r"float\|none"),
+    ],
+)
+def test_values_of_another_type_are_refused_from_python(name, value, wanted):
+    with pytest.raises(ConfigError, match=rf"{name}=.*: not a valid value, wanted {wanted}$"):
+        Example(**{"out": Path("o"), name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "held"),
+    [
+        ("weights", Path("a/b.pt"), "a/b.pt"),
+        ("names", ["a", "b"], ("a", "b")),
+        ("rate", np.float32(0.5), 0.5),
+        ("rate", 1, 1),
+        ("epochs", np.int64(3), 3),
+        ("kfold", None, None),
+        ("limits", {"a": 1.0}, {"a": 1.0}),
+    ],
+)
+def test_values_of_a_like_type_are_taken_from_python(name, value, held):
+    found = getattr(Example(**{"out": "o", name: value}), name)
+    assert found == held
+    assert type(found) is not Path or name == "out"
+
+
+def test_keys_that_are_refused_are_not_in_help():
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Narrower(Example):
+        NOT_SHOWN = ("rate", "size")
+
+    assert {k.name for k in describe(Example)} - {k.name for k in describe(Narrower)} == {
+        "rate",
+        "size",
+    }
 
 
 def test_plain_values_round_trip():

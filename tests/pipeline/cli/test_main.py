@@ -113,7 +113,7 @@ def test_help_before_or_after_a_command(words: list[str], run_cli: RunCli) -> No
         (["SPECIFICITY"], ["  specificity: call v5"], []),
         (["cross-validate"], ["commands:", "  kfold detect "], []),
         (["naming", "probability"], ["  min_naming_probability: "], ["  naming train "]),
-        (["slices"], ["  slices: ", "    of naming calibrate, pipeline predict, pipeline val"], []),
+        (["slices"], ["  slices: ", "    of pipeline predict, pipeline val"], ["naming calibrate"]),
     ],
     ids=" ".join,
 )
@@ -213,6 +213,38 @@ def test_help_of_a_task_holds_its_modes(task: str, run_cli: RunCli) -> None:
             ["data", "show", "data=a", "out=b", "boxes=maybe"], "wanted true|false", id="truth"
         ),
         pytest.param(["data", "show", "cfg=none.yaml"], "cfg=none.yaml: cannot be", id="no-cfg"),
+        pytest.param(
+            ["predict", "source=a"],
+            "unknown task 'predict'; name a task first: spineline pipeline predict source=a or "
+            "spineline detect predict source=a or spineline classify predict source=a",
+            id="mode-alone",
+        ),
+        pytest.param(["train", "data=a"], "spineline detect train data=a", id="train-alone"),
+        pytest.param(["val"], "name a task first: spineline pipeline val or", id="val-alone"),
+        pytest.param(
+            ["predict", "detect", "model=a"],
+            "the task comes first: spineline detect predict model=a",
+            id="swapped",
+        ),
+        pytest.param(["source=a"], "spineline pipeline predict source=a or", id="keys-alone"),
+        pytest.param(["--source", "a"], "spineline pipeline predict source=a or", id="no-task"),
+        pytest.param(
+            ["detect", "data=a"], "name a mode first: spineline detect train,", id="no-mode"
+        ),
+        *(
+            pytest.param(
+                ["pipeline", "predict", *written], f"; write {meant}\n", id=" ".join(written)
+            )
+            for written, meant in [
+                (["--source", "a", "out=b"], "source=a out=b"),
+                (["--source=a", "-o", "b"], "source=a o=b"),
+                (["source", "=", "a"], "source=a"),
+                (["source", "=a"], "source=a"),
+                (["source=", "a"], "source=a"),
+                (["--overwrite", "--source", "a"], "overwrite=true source=a"),
+                (["source=a", "--overwrite"], "source=a overwrite=true"),
+            ]
+        ),
         pytest.param(["demo", "ouut=a"], "unknown key 'ouut'; did you mean 'out'?", id="demo"),
     ],
 )

@@ -282,6 +282,7 @@ def test_table_of_labels_without_grades(tmp_path, fake_models, frames, val) -> N
     [
         (["out=o"], "give source=… and annotations=…, or data=…"),
         (["out=o", "source=s"], "give source=… and annotations=…, or data=…"),
+        (["out=o", "data=d", "compare=gone"], "compare=gone: no such folder; wanted the output"),
         (["out=o", "data=d", "source=s"], "give only one"),
         (["out=o", "data=d", "split=s"], "say which part"),
         (["out=o", "source=s", "annotations=a", "part=val"], "needs split=MANIFEST"),

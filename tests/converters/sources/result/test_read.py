@@ -301,7 +301,7 @@ def test_changed_grades(plain, rank: int, seven: int | None, binary: int | None,
         run.results["one"]["structures"][rank][name] = None if code is None else {"class": code}
     source = run.save().read()
     assert source.records[0].structures[rank].pathology == tags
-    wanted = [] if tags else [("one", LEVELS[rank], "empty_tag")]
+    wanted = [] if tags else [("one", LEVELS[rank], "grade_withheld")]
     assert findings(source) == wanted
     taken = run.read(empty_tag="v1").records[0].structures[rank].pathology
     assert taken == (tags or ("v1",))
