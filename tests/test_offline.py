@@ -120,6 +120,7 @@ def test_help(spineline: Run) -> None:
     assert "usage: spineline" in spineline("help").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("dataset")
 def test_data_commands(spineline: Run, place: Path) -> None:
     said = spineline("data check data=data out=check", "data show data=data out=show").stdout

@@ -327,6 +327,7 @@ def test_overwrite_replaces_the_whole_folder(report_source, run_cli):
     assert not [p for p in files.root.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_same_bytes_under_any_hash_seed_and_neither_torch_nor_pydicom_imported(report_source):
     files = report_source("001-000", "002-000", "003-000", "004-000")
     program = (

@@ -136,6 +136,7 @@ def test_another_seed_gives_other_weights(plain: Any, dataset: Path, tmp_path: P
     assert train(settings).last.read_bytes() != plain.last.read_bytes()
 
 
+@pytest.mark.slow
 def test_weights_to_start_from(dataset: Path, finished: Any, tmp_path: Path) -> None:
     given = {**TINY, "model": "yolov5n", "data": dataset, "val": False}
     frozen = {"lr0": 0.0, "warmup_bias_lr": 0.0, "optimizer": "SGD", "weight_decay": 0.0}

@@ -44,8 +44,15 @@ def test_a_network_that_learns_is_left_alone() -> None:
     assert any(isinstance(each, BatchNormAct2d) for each in network.modules())
 
 
-@pytest.mark.parametrize("blocks", [0, 4])
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "efficientnet_b0"])
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("tf_efficientnet_lite0", 0),
+        pytest.param("tf_efficientnet_lite0", 4, marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", 0, marks=pytest.mark.slow),
+        ("efficientnet_b0", 4),
+    ],
+)
 def test_frozen_norms_are_folded_in_training(name: str, blocks: int) -> None:
     torch.manual_seed(0)
     images = torch.rand(3, 1, 64, 64).contiguous(memory_format=torch.channels_last)

@@ -110,6 +110,7 @@ def test_entries_are_in_the_order_of_files(cohort) -> None:
     assert reverse == index(cohort)
 
 
+@pytest.mark.slow
 def test_many_studies_in_one_folder_and_many_rejections_are_no_trouble(tmp_path) -> None:
     """Naming and sharing out rejections goes by look-up, not by comparing all with all."""
     from spineline.datasets.dicom.index import IndexEntry

@@ -250,6 +250,7 @@ def test_a_missing_uid_is_told_as_what_it_is(
         scan(path.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="paths are shorter there")
 def test_folders_within_each_other(
     tmp_path: Path, write_dicom: WriteDicom, monkeypatch: pytest.MonkeyPatch

@@ -39,6 +39,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes(written: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     phantom(DataPhantom(out=again, n=1, size=192, slices=3, seed=2, region="cervical"))

@@ -37,6 +37,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "fasterrcnn": {"backbone": "test_resnet", "rois": 16, "proposals": 40},
     "unet": {"encoder": "test_resnet", "heatmap": "onehot"},
 }
+MODELS = ["fasterrcnn", pytest.param("unet", marks=pytest.mark.slow)]
 RENAMED = {name: name for name in HAS}
 
 
@@ -99,7 +100,7 @@ def by_name(detector: Any, image: np.ndarray) -> dict[str, tuple[np.ndarray, np.
     }
 
 
-@pytest.mark.parametrize("model", DESCRIPTIONS)
+@pytest.mark.parametrize("model", MODELS)
 def test_reordered_classes_find_the_same_under_each_name(
     model: str, first: Callable[..., Any], images: list[np.ndarray], said: pytest.LogCaptureFixture
 ) -> None:
@@ -115,7 +116,7 @@ def test_reordered_classes_find_the_same_under_each_name(
     assert f"classes matched by name: {', '.join(wanted)}" in said.text
 
 
-@pytest.mark.parametrize("model", DESCRIPTIONS)
+@pytest.mark.parametrize("model", MODELS)
 def test_more_classes_keep_the_shared_ones(
     model: str, first: Callable[..., Any], said: pytest.LogCaptureFixture
 ) -> None:
@@ -148,7 +149,7 @@ def test_sizes_of_a_unet_are_shared_by_all_classes(first: Callable[..., Any]) ->
         assert torch.equal(now[name][2:], has[name][4:])
 
 
-@pytest.mark.parametrize("model", DESCRIPTIONS)
+@pytest.mark.parametrize("model", MODELS)
 def test_without_a_shared_name_the_head_is_fresh(
     model: str, first: Callable[..., Any], said: pytest.LogCaptureFixture
 ) -> None:

@@ -218,6 +218,7 @@ def test_checkpoints_hold_no_path_and_no_repository(finished: Any, dataset: Path
             assert secret.encode() not in content
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_the_loss_by_its_rounding_alone(untrained: Callable[..., Any]) -> None:
     """Each of some 64 layers rounds by 2⁻⁸, which adds up to 2⁻⁵ or so: twice that is allowed."""
     network = untrained().train()
@@ -262,6 +263,7 @@ def test_bfloat16_is_for_cpus_that_multiply_it(
     assert "predict" not in vars(trainers[0].ema.ema)  # what is written computes in float32
 
 
+@pytest.mark.slow
 def test_the_first_epochs_see_small_images(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

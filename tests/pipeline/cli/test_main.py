@@ -363,6 +363,7 @@ def test_a_callers_logger_is_left_alone(capsys: pytest.CaptureFixture[str]) -> N
         log.removeHandler(handler)
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_costs_no_work(tmp_path: Path) -> None:
     command = (
         f"{sys.executable} -m spineline.pipeline.cli.main data phantom out=p n=3 slices=1 size=128"

@@ -157,7 +157,9 @@ def test_a_drawn_t1_is_refused_for_its_contrast(pipeline) -> None:
     assert reason_of(looked_at(pipeline, draw_foreign("t1", 1))) == "contrast"
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed > 2)) for seed in range(6)]
+)
 def test_phantoms_are_ours(pipeline, seed: int) -> None:
     assert reason_of(looked_at(pipeline, draw_spine(seed, None).pixels)) is None
 
@@ -214,6 +216,7 @@ def test_by_force_it_is_named_all_the_same(pipeline) -> None:
 # Real frames, where they are
 
 
+@pytest.mark.slow
 def test_real_ones_that_are_not_ours(pipeline, shared_external: Path) -> None:
     paths = sorted((shared_external / "negatives").iterdir())
     images = {path.stem: window_to_uint8(read_image(path)) for path in paths}

@@ -174,6 +174,7 @@ def test_recipes_side_by_side(trained, tmp_path, go, out) -> None:
     ) in (out / "kfold.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_picture")
 def test_a_fold_that_fails_is_told_and_done_alone_later(trained, monkeypatch, go, out) -> None:
     import spineline.pipeline.training.train as module

@@ -170,6 +170,7 @@ def test_one_that_fails_does_not_stop_the_others(listening, study, wait_for, cap
     assert "1 studies failed earlier" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_asked_again(
     listening, study, serving, wait_for, monkeypatch
 ) -> None:
