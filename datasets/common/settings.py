@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import numbers
 import types
@@ -32,6 +33,8 @@ SettingsType = TypeVar("SettingsType", bound="Settings")
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _NONE = ("none", "null", "")
+
+_type_hints = functools.cache(get_type_hints)
 
 GROUPS = ("data", "model", "training", "augmentation", "output", "run")
 """Headings of a command's help, in order; a key without a group is in the last."""
@@ -83,7 +86,7 @@ class Settings:
     NOT_SHOWN: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _type_hints(type(self))
         for spec in fields(self):
             given = getattr(self, spec.name)
             value = _from_python(given, hints[spec.name])
@@ -124,7 +127,7 @@ def parse_settings(
     Raises:
         ConfigError: a key is unknown or missing, or a value does not fit.
     """
-    hints = get_type_hints(cls)
+    hints = _type_hints(cls)
     known = {spec.name: spec for spec in fields(cls)}
     given = _grouped(values, hints)
     for name in given:
@@ -185,7 +188,7 @@ def describe(cls: type[Settings]) -> list[KeyDescription]:
 
     Keys are ordered by group if the class has groups.
     """
-    hints = get_type_hints(cls)
+    hints = _type_hints(cls)
     grouped = any(spec.metadata["group"] for spec in fields(cls))
     keys: list[KeyDescription] = []
     for spec in fields(cls):
