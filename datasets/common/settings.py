@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 import numbers
 import types
@@ -33,8 +32,7 @@ SettingsType = TypeVar("SettingsType", bound="Settings")
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _NONE = ("none", "null", "")
-
-_type_hints = functools.cache(get_type_hints)
+_HINTS: dict[type[Any], dict[str, Any]] = {}
 
 GROUPS = ("data", "model", "training", "augmentation", "output", "run")
 """Headings of a command's help, in order; a key without a group is in the last."""
@@ -276,6 +274,13 @@ def _group(name: str, raw: object, hint: type[Settings], where: str, prefix: str
         raise ConfigError(f"{where}: {prefix}{name}={raw}: names a group of keys; wanted {keys}")
     values = {str(key): value for key, value in raw.items()}
     return parse_settings(hint, values, where=where, prefix=f"{prefix}{name}.")
+
+
+def _type_hints(cls: type[Any]) -> dict[str, Any]:
+    """Types of a class's fields, which take a millisecond to resolve; once for each class."""
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def _from_python(value: object, hint: Any) -> object:
