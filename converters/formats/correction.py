@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 
 from spineline.datasets.types import ImageRecord, Structure
 
-UNGRADED = "ungraded"
-"""Value for a structure without grade, for tools that require one."""
-
 
 @dataclass(frozen=True, slots=True)
 class ImageToCorrect:

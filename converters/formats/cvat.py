@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from lxml import etree
 
-from spineline.converters.formats.correction import UNGRADED, ImageToCorrect, grade_of, tool_label
+from spineline.converters.formats.correction import ImageToCorrect, grade_of, tool_label
 from spineline.datasets.drawing import COLOURS_RGB
 from spineline.datasets.labels import PATHOLOGY, Kind
 from spineline.datasets.types import Structure
+from spineline.datasets.words.grades import UNGRADED
 
 Shape = Literal["points", "boxes"]
 GRADE = "grade"

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 
 from spineline.datasets.labels import KINDS, PATHOLOGY, SEVEN_NAMES, Kind
 
+UNGRADED = "ungraded"
+"""What ``data export`` writes for a structure without grade, for tools that require a value."""
+
 _WORDS: dict[Kind, dict[str, str]] = {
     "disc": {
         **dict.fromkeys(("normal", "healthy", "no finding"), "v1"),
@@ -44,7 +47,7 @@ def grades_of_word(word: str, kind: Kind) -> tuple[str, ...] | None:
     >>> grades_of_word("degenerated", "vertebra"), grades_of_word("no bulging", "disc")
     (('v2',), None)
     """
-    if word.strip().casefold() == "ungraded":
+    if word.strip().casefold() == UNGRADED:
         return ()
     pieces = [p for p in re.split(r"[,;/+&|]| and ", word.strip().casefold()) if p.strip()]
     if len(pieces) == 1:

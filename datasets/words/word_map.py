@@ -21,7 +21,12 @@ from spineline.datasets.common.errors import ConfigError, first_line
 from spineline.datasets.common.settings import close_match
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.datasets.labels import EXTRA_LEVELS, KINDS, LEVELS, PATHOLOGY, Kind
-from spineline.datasets.words.grades import grades_of_word, known_grade_words, ordered_tags
+from spineline.datasets.words.grades import (
+    UNGRADED,
+    grades_of_word,
+    known_grade_words,
+    ordered_tags,
+)
 from spineline.datasets.words.levels import level_of_word
 
 IGNORED = "ignore"
@@ -54,10 +59,17 @@ class WordMap:
     def grade_texts(self, attributes: Iterable[tuple[str, str]], kind: Kind) -> list[str]:
         """Return the values of the attribute that holds a kind's grade; the first known of several.
 
+        ``ungraded``, CVAT's value for a grade that nobody has set, is none unless the map has it.
+
         >>> WordMap().grade_texts([("Diagnosis", "bulging"), ("note", "v5")], "disc")
         ['bulging']
         """
-        listed = [(_key(name), text) for name, text in attributes]
+        mapped = self.grades.get(kind, {})
+        listed = [
+            (_key(name), text)
+            for name, text in attributes
+            if _key(text) != UNGRADED or UNGRADED in mapped
+        ]
         for wanted in [self.attribute[kind]] if kind in self.attribute else GRADE_ATTRIBUTES:
             if texts := [text for name, text in listed if name == wanted]:
                 return texts

@@ -49,6 +49,31 @@ def test_points_with_grades(spine, expected):
     assert expected(read(spine, document(*(image_xml(spine, n, body) for n in range(3)))))
 
 
+def test_a_grade_that_nobody_has_set_is_told_if_others_have_one(spine):
+    """``ungraded`` is CVAT's value of an attribute that was left alone."""
+    (_, _, tag), *_ = spine.marks
+    body = points_xml(spine)
+    one = document(image_xml(spine, 0, body.replace(f">{tag}<", ">ungraded<", 1)))
+    (found,) = (f for f in read(spine, one).findings if f.finding == "empty_tag")
+    assert found.level == spine.levels[0]
+    first = read(spine, one, empty_tag="v1").records[0].structures[0]
+    assert first.pathology == ("v1",)
+    none = etree.fromstring(one)
+    for attribute in none.iter("attribute"):
+        attribute.text = "ungraded"
+    source = read(spine, etree.tostring(none, encoding="unicode"))
+    assert "empty_tag" not in {f.finding for f in source.findings}
+    assert not any(s.pathology for s in source.records[0].structures)
+
+
+def test_a_map_may_give_ungraded_a_meaning(spine, tmp_path):
+    (tmp_path / "map.yaml").write_text("grades: {ungraded: v1}")
+    (_, _, tag), *_ = spine.marks
+    one = document(image_xml(spine, 0, points_xml(spine).replace(f">{tag}<", ">ungraded<", 1)))
+    source = read(spine, one, names=tmp_path / "map.yaml")
+    assert source.records[0].structures[0].pathology == ("v1",)
+
+
 def test_boxes(spine, expected):
     body = boxes_xml(spine)
     source = read(spine, document(*(image_xml(spine, n, body) for n in range(3))))
