@@ -14,6 +14,7 @@ from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.naming import (
     SHIFTS,
     Naming,
+    NamingCoefficients,
     abstain,
     allowed_when_shifted,
     name_chain,
@@ -139,3 +140,19 @@ def test_abstention_is_below_the_minimum() -> None:
     assert not abstain(Naming(0.8), 0.8).abstained
     assert abstain(Naming(0.79), 0.8).abstained
     assert abstain(None, 0.8) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([-4.0, 0.2, 0.02], r"probability \[-4.0, 0.2, 0.02\], wanted constant, margin, score"),
+        ({"constant": -4.0, "margin": 0.2}, "wanted constant, margin, score"),
+        ({"constant": True, "margin": 0.2, "score": 0.02}, "constant True, wanted a number"),
+        ({"constant": -4.0, "margin": 0.2, "score": 1e300}, "score 1e.300, wanted a number"),
+        ({"constant": -4.0, "margin": 0.0, "score": 0.02}, "margin 0.0, wanted more than 0"),
+    ],
+    ids=["list", "two", "no number", "too large", "margin"],
+)
+def test_coefficients_that_cannot_be(value: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        NamingCoefficients.from_json(value)
