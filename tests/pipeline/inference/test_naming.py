@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.networks.tensors import pack_described, read_described
 from spineline.detect.results import Detections
 from spineline.pipeline.inference.candidates import Candidates, candidates_of
 from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.naming import (
     SHIFTS,
     Naming,
+    NamingCoefficients,
     abstain,
     allowed_when_shifted,
     name_chain,
     softmax,
 )
+from spineline.pipeline.inference.pipeline import NAMING_PROBABILITY, bundle_of, decoding_of
+from spineline.pipeline.inference.settings import ModelSettings
+from spineline.weights import resolve
 
 
 def boxes(rows: list[tuple[int, float, float]], gap: float = 12.0) -> Candidates:
@@ -139,3 +148,42 @@ def test_abstention_is_below_the_minimum() -> None:
     assert not abstain(Naming(0.8), 0.8).abstained
     assert abstain(Naming(0.79), 0.8).abstained
     assert abstain(None, 0.8) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([-4.0, 0.2, 0.02], r"probability \[-4.0, 0.2, 0.02\], wanted constant, margin, score"),
+        ({"constant": -4.0, "margin": 0.2}, "wanted constant, margin, score"),
+        ({"constant": True, "margin": 0.2, "score": 0.02}, "constant True, wanted a number"),
+        ({"constant": -4.0, "margin": 0.2, "score": 1e300}, "score 1e.300, wanted a number"),
+        ({"constant": -4.0, "margin": 0.0, "score": 0.02}, "margin 0.0, wanted more than 0"),
+    ],
+    ids=["list", "two", "no number", "too large", "margin"],
+)
+def test_coefficients_that_cannot_be(value: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        NamingCoefficients.from_json(value)
+
+
+@pytest.mark.parametrize("fitted_with", ["this", "another", "nothing"])
+def test_coefficients_apply_to_the_detector_they_were_fitted_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fitted_with: str
+) -> None:
+    own = NamingCoefficients(constant=-4.0, margin=0.2, score=0.02)
+    sha256 = resolve("lumbar-yolov8n", task="detect").sha256
+    value: dict[str, object] = {"coefficients": asdict(own)}
+    if fitted_with != "nothing":
+        value["detector"] = sha256 if fitted_with == "this" else "0" * 64
+    described, tensors = read_described(resolve("lumbar-namer", task="name").path)
+    file = tmp_path / "namer.safetensors"
+    text = json.dumps({**described, NAMING_PROBABILITY: value})
+    file.write_bytes(pack_described(tensors, text, half=True))
+    bundle = bundle_of(ModelSettings(namer=str(file)))
+    if fitted_with == "nothing":
+        with pytest.raises(WeightsError, match=r"'detector' is missing.*run naming calibrate"):
+            decoding_of(bundle)
+        return
+    wanted = DecodeSettings(coefficients=own) if fitted_with == "this" else DecodeSettings()
+    assert decoding_of(bundle) == wanted
+    assert ("fitted with another detector" in caplog.text) == (fitted_with == "another")

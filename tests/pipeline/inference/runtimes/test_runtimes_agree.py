@@ -280,18 +280,20 @@ def test_weights_that_were_replaced_have_no_graph(bundled: Path) -> None:
 # Weights of one's own
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "roles",
+    [["namer"], pytest.param(["namer", "classifier"], marks=pytest.mark.slow)],
+    ids="+".join,
+)
 def test_own_weights_run_by_torch_unless_asked(
-    tmp_path: Path, cache: Path, by_torch: Pipeline
+    roles: list[str], tmp_path: Path, cache: Path, by_torch: Pipeline
 ) -> None:
     """A graph is made once, kept by the SHA-256 of the weights, and the next run needs no torch."""
+    files = {"namer": resolve_bundle().namer, "classifier": resolve_bundle().classifier}
     own = {
         name: different_weights(file.path, tmp_path / f"{name}.safetensors")
-        for name, file in (
-            ("namer", resolve_bundle().namer),
-            ("classifier", resolve_bundle().classifier),
-        )
-        if file is not None
+        for name in roles
+        if (file := files[name]) is not None
     }
     keys = {name: str(path) for name, path in own.items()}
     assert chosen(**keys) == "torch"
@@ -299,7 +301,9 @@ def test_own_weights_run_by_torch_unless_asked(
     first = Pipeline.from_settings(settings)
     kept = sorted(path.name for path in cache.iterdir())
     assert [name[:64] for name in kept] == sorted(
-        [registry.sha256_of(own["namer"])] + [registry.sha256_of(own["classifier"])] * 2
+        registry.sha256_of(path)
+        for name, path in own.items()
+        for _ in range({"namer": 1, "classifier": 2}[name])
     )
     frames = check_frames()[:3]
     wanted = Pipeline.from_settings(replace(settings, runtime="torch")).analyse(frames)
