@@ -106,6 +106,7 @@ def test_what_is_counted_as_what() -> None:
     assert found["right_of_named"] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_a_fit_finds_what_the_rows_were_drawn_by() -> None:
     """Right with log-odds 0.2 margin - 3, whatever the rest."""
     rng = RNG(0)

@@ -644,6 +644,7 @@ def test_keys_that_do_not_fit(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_val_scores_the_mean(
     pair: list[Path], tmp_path: Path, dataset_folder: Path, run_cli: Cli
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_file_of_several_decides_by_what_is_in_it(
         assert {row["binary_threshold"] for row in csv.DictReader(stream)} == {"0.3"}
 
 
+@pytest.mark.slow
 def test_a_member_for_discs_alone_sees_no_vertebra(
     folder: Path, pair: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +255,7 @@ def test_names_that_are_none() -> None:
         ModelSettings(classifier=[])
 
 
+@pytest.mark.slow
 def test_a_single_classifier_decides_as_before(pair: list[Path]) -> None:
     one, listed = (analysed(Pipeline.load(classifier=c)) for c in (pair[0], [pair[0]]))
     assert [a.result for a in one] == [a.result for a in listed]

@@ -51,6 +51,7 @@ def test_a_compiled_backbone_is_the_same_network(graphs: list[Any]) -> None:
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_key_reaches_both_families(
     graphs: list[Any], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_resumed_run_gives_the_numbers_of_an_unbroken_one(
         train(DetectTrain(out=out, resume=True))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

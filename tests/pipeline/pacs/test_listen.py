@@ -151,6 +151,7 @@ def test_more_images_are_looked_at_again(listening, study, peer, wait_for) -> No
     assert made.result.predicted == 2
 
 
+@pytest.mark.slow
 def test_one_that_fails_does_not_stop_the_others(listening, study, wait_for, caplog) -> None:
     def spoil(ds) -> None:
         ds.PixelData = ds.PixelData[:100]

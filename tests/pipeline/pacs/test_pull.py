@@ -88,6 +88,7 @@ def test_a_second_pull_fetches_what_is_missing(protocol, request, run_cli, tmp_p
     assert not list(out.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_half_a_study_is_named_and_the_rest_comes_later(full_peer, run_cli, tmp_path) -> None:
     out = tmp_path / "o"
     keys = (f"url={full_peer.url}", f"out={out}", "query=PatientID=SECRET-ID")
