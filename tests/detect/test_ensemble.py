@@ -227,6 +227,7 @@ def other_weights(untrained: Any, meta_of: Any, tmp_path_factory: pytest.TempPat
     return path
 
 
+@pytest.mark.slow
 def test_two_of_the_same_give_what_one_gives(weights: Path, images: list[np.ndarray]) -> None:
     from torchvision.ops import batched_nms
 
@@ -301,6 +302,7 @@ def test_the_record_of_a_run_is_a_settings_file(
     assert settings["model_weights"] == [1.0, 2.0]
 
 
+@pytest.mark.slow
 def test_val_scores_an_ensemble(
     run_cli: Cli, dataset: Path, weights: Path, other_weights: Path, tmp_path: Path
 ) -> None:

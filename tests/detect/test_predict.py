@@ -145,6 +145,7 @@ def test_near_duplicates_across_classes_go_when_asked(
     assert all(row in rows[0] for row in rows[1])
 
 
+@pytest.mark.slow
 def test_the_batch_does_not_matter(
     monkeypatch: pytest.MonkeyPatch, weights: Path, tmp_path: Path, images: list[np.ndarray]
 ) -> None:

@@ -208,6 +208,7 @@ def test_refusals(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_near_duplicates_across_classes_go_when_asked(
     dataset: Path, weights: Path, tmp_path: Path
 ) -> None:

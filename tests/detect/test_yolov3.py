@@ -68,6 +68,7 @@ def test_it_is_scored_and_predicts(trained: TrainingResult, dataset: Path, tmp_p
     assert json.loads((tmp_path / "predict" / "predictions.json").read_text())["predictions"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

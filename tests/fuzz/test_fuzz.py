@@ -31,6 +31,7 @@ def told(verdicts: list[Verdict]) -> str:
     return "\n".join(f"{v.target} {v.number} (seed {v.seed}) {v.verdict}: {v.text}" for v in bad)
 
 
+@pytest.mark.slow
 def test_some_mutants_of_every_class(base: Path, tmp_path: Path) -> None:
     verdicts = fuzz(LIGHT, mutants=5, seed=0, base=base, folder=tmp_path)
     assert told(verdicts) == ""

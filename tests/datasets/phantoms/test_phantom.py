@@ -167,6 +167,7 @@ def test_fluid_is_bright_in_t2_and_dark_in_t1() -> None:
         assert (fluid > 1.5 * marrow) == brighter
 
 
+@pytest.mark.slow
 def test_brightness_varies_by_a_factor() -> None:
     tops = [np.percentile(draw_spine(seed, (128, 128)).values, 99) for seed in range(12)]
     assert max(tops) / min(tops) > 3
@@ -192,6 +193,7 @@ def test_files(written: Path) -> None:
     assert (written / "run.yaml").read_text().startswith("command: spineline data phantom\n")
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes_however_many_there_are(
     written: Path, tmp_path: Path
 ) -> None:

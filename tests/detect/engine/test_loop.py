@@ -101,6 +101,7 @@ def kill_after(patch: pytest.MonkeyPatch, epoch: int) -> None:
     patch.setattr(loop.DetectorTrainer, "save_checkpoint", killed)
 
 
+@pytest.mark.slow
 def test_figures_of_training_are_those_of_the_best_weights(trained: Any, dataset: Path) -> None:
     data = read_data(dataset)
     images = read_images(data.val, data.names, part="val")
@@ -197,6 +198,7 @@ def test_without_validation_part_the_last_weights_are_the_result(
     assert "metrics/mAP50(B)" not in rows_of(result.out)[0]
 
 
+@pytest.mark.slow
 def test_weights_to_start_from_are_taken_over(trained: Any, dataset: Path, tmp_path: Path) -> None:
     still = {"lr0": 0.0, "weight_decay": 0.0, "val": False, "epochs": 1}
     given = {**TINY, **still, "data": dataset, "weights": str(trained.weights)}

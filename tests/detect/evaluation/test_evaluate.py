@@ -136,6 +136,7 @@ def picture_of(matches: Matches, confidence: float = 0.5) -> bytes:
     return precision_recall_png(matches, names, iou=0.5, confidence=confidence)
 
 
+@pytest.mark.slow
 def test_pictures_repeat_to_the_byte_and_show_the_points() -> None:
     records, found = health_case(0)
     pictures = []

@@ -53,6 +53,7 @@ def test_a_pyramid_of_each(
         assert anchors.num_anchors_per_location() == [15] * len(strides)
 
 
+@pytest.mark.slow
 def test_feature_maps_are_timms() -> None:
     import timm
 

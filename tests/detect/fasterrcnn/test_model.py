@@ -125,6 +125,7 @@ def test_every_backbone_detects_with_grey_and_with_colour(backbone: str, channel
     assert len(detector.detect([np.zeros((64, 40), np.uint8)], confidence=0.01)) == 1
 
 
+@pytest.mark.slow
 def test_building_is_by_seed_and_leaves_the_generator_alone() -> None:
     before = torch.get_rng_state()
     one, same, other = (
@@ -224,6 +225,7 @@ def test_metadata_that_are_none(tmp_path: Path, text: str) -> None:
         load_detector(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "channels"),
     [("test_resnet", 3), ("test_convnext", 1)],

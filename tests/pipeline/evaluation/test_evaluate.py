@@ -407,6 +407,7 @@ def test_drawing_by_weight_is_drawing_copies(seed: int) -> None:
 # Bootstrap
 
 
+@pytest.mark.slow
 def test_same_seed_same_figures_other_seed_other_intervals() -> None:
     images = random_images()
     assert evaluate_images(images, draws=50) == evaluate_images(images, draws=50)

@@ -86,6 +86,7 @@ def test_it_says_what_the_original_says(original: Pipeline, exported: Pipeline, 
     """Levels the same, points within half a pixel, probabilities within a thousandth."""
     sizes = [(320, 320), (320, 320), (512, 300), (160, 200)]
     frames = [phantom(50 + n, size) for n, size in enumerate(sizes)] + nothing()
+    frames = frames if batch == 1 else frames[::2]
     batched = replace(exported, settings=replace(exported.settings, batch=batch))
     graded = 0
     for mine, other in zip(original.analyse(frames), batched.analyse(frames), strict=True):

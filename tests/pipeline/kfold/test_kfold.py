@@ -627,6 +627,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_picture")
 def test_overwriting_replaces_a_cross_validation_and_nothing_else(go, out, tmp_path) -> None:
     go()

@@ -230,6 +230,7 @@ def test_a_folder_with_a_comma(fake_models, tmp_path, go) -> None:
     assert given == wanted * 2  # each fold, then all out of fold
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_picture")
 def test_a_study_that_fails_is_told(go, make_data, out) -> None:
     data = make_data()

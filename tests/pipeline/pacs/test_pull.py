@@ -121,6 +121,7 @@ def test_names_by_uid_only_where_asked(full_peer, run_cli, tmp_path) -> None:
     assert "was begun with names=uid" in warned
 
 
+@pytest.mark.slow
 def test_names_are_those_that_predict_gives(
     full_peer, run_cli, tmp_path, make_study, fake_models, predict
 ) -> None:

@@ -33,6 +33,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return cert, key
 
 
+@pytest.mark.slow
 def test_dimse(pem, serving, make_study, run_cli, tmp_path) -> None:
     cert, key = pem
     make_study(tmp_path / "s")
