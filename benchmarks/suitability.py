@@ -5,7 +5,8 @@
 `python benchmarks/suitability.py help` lists the keys. Suitable frames are those of both folders
 and phantoms, each also darker, brighter, noisier and with simulated fat suppression. Unsuitable
 frames are drawn (`datasets/phantoms/foreign.py`) or made from the others: rotated, mirrored,
-inverted, cut to the upper end, and, if a folder has masks, with the canal as dark as in T1.
+inverted, cut to the upper end, and, if a folder has masks, with the canal as dark as in T1. Real
+ones (``others=``, the kind before the first ``_`` of the name) are also cut, stretched and shrunk.
 Patients named by `test` are left out: nothing is chosen on them.
 
 For each kind, the tables show both measures, and how many frames the current limits refuse, with
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -38,8 +39,8 @@ from spineline.pipeline.inference.suitability import TURNS, SuitabilityLimits, m
 TEST = ("p022", "p041", "p057", "p078", "p107", "p136", "p152", "p166", "p209", "p239")
 ABOUT = """\
 The table gives both measures of `pipeline/inference/suitability.py` on suitable frames (*ours*) and
-unsuitable ones: minimum, 2 %, median, 98 % and maximum. *Evidence* has to reach {lumbar:g}, and
-*contrast* {contrast:g}. A frame whose evidence is below {whole:g} is also tested rotated."""
+unsuitable ones: minimum, 2 %, median, 98 % and maximum. *Evidence* has to reach {lumbar:g}, or
+{whole_chain:g} for a chain of eleven levels, and *contrast* {contrast:g}. A frame whose evidence is below {whole:g} is also tested rotated."""
 SHARES = (0, 2, 50, 98, 100)
 CANAL, DISC, VERTEBRA = 150, 29, 76  # grey values of the masks
 Grey = npt.NDArray[np.uint8]
@@ -49,6 +50,7 @@ Grey = npt.NDArray[np.uint8]
 class SuitabilitySettings(harness.BenchSettings):
     lumbar: Path | None = key("folder with images/ of lumbar frames", default=None)
     spider: Path | None = key("the same, with masks/ of canal, discs and vertebrae", default=None)
+    others: Path | None = key("folder of real images that are unsuitable", default=None)
     test: tuple[str, ...] = key("prefixes of the names of frames to leave out", default=TEST)
     weights: str = key("bundle whose limits are sought", default="default")
     every: int = key("take each so many-th frame of a folder", default=1, minimum=1)
@@ -95,6 +97,7 @@ def compute(settings: SuitabilitySettings, _: Path) -> harness.BenchResult:
         kind.contrast += [] if found.contrast is None else [found.contrast]
         kind.reasons[None if refusal is None else refusal.reason] += 1
     values = {"lumbar": limits.lumbar, "contrast": limits.contrast, "whole": limits.whole}
+    values["whole_chain"] = limits.lumbar_whole
     return harness.BenchResult(
         title="Suitable and unsuitable frames",
         about=ABOUT.format(**values),
@@ -125,6 +128,12 @@ def frames(settings: SuitabilitySettings) -> Iterator[tuple[str, bool, Grey]]:
             mask = None if settings.spider is None else settings.spider / "masks" / f"{name}.png"
             if source == "spider" and mask is not None and mask.is_file():
                 yield "canal as in T1", False, as_t1(image, read_image(mask), rng)
+    if settings.others is not None:
+        for name, image in images_in(settings.others, replace(settings, every=1)):
+            rng = np.random.default_rng([settings.seed, *hashlib.sha256(name.encode()).digest()])
+            kind = name.partition("_")[0]
+            for look in (*LOOKS.values(), *CUTS):
+                yield f"real: {kind}", False, look(image, rng)
     for what in list_foreign():
         for n in range(settings.drawn):
             yield f"drawn: {what}", False, draw_foreign(what, n)
@@ -161,6 +170,16 @@ LOOKS: Mapping[str, Callable[[Grey, np.random.Generator], Grey]] = {
     ", noisy": noisy,
     ", fat dark": fat_suppressed,
 }
+
+
+CUTS: tuple[Callable[[Grey, np.random.Generator], Grey], ...] = (
+    lambda image, _: image[: round(0.85 * len(image))],
+    lambda image, _: image[round(0.15 * len(image)) :],
+    lambda image, _: image[:, round(0.2 * image.shape[1]) :],
+    lambda image, _: cv2.resize(image, None, fx=1, fy=1.3),
+    lambda image, _: cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),
+)
+"""Further changes of real images that are unsuitable."""
 
 
 def made_of(image: Grey, rng: np.random.Generator) -> dict[str, Grey]:  # noqa: ARG001

@@ -22,7 +22,7 @@ import yaml
 
 from spineline.datasets.common.errors import ConfigError, UnknownWeightsError, WeightsError
 
-Task = Literal["detect", "classify", "name"]
+Task = Literal["detect", "classify", "name", "weighting"]
 State = Literal["ok", "missing", "altered"]
 
 REGISTRY_FILE = "registry.yaml"

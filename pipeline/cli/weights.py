@@ -158,7 +158,9 @@ def write_graphs(settings: WeightsGraphs) -> WeightsTable:
     from spineline.pipeline.inference.runtimes.graphs import make_graphs
 
     registry = load_registry(settings.folder)
-    chosen = [e for e in registry.entries if settings.weights in ("all", e.name)]
+    every = [e.name for e in registry.entries if e.task != "weighting"]  # NumPy runs that one
+    wanted = every if settings.weights == "all" else [settings.weights]
+    chosen = [e for e in registry.entries if e.name in wanted]
     if not chosen:
         hint = close_match(settings.weights, [*(e.name for e in registry.entries), "all"])
         raise ConfigError(f"weights={settings.weights}: no such weights{hint}")

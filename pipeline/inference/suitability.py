@@ -6,15 +6,12 @@ measures.
 **Evidence** measures how much the frame looks like a lumbar spine. It is the score of the best
 chain of the detector's candidates as a share of `FULL_SCORE`, plus how reliably the level reader
 finds the eleven levels along the chain: the mean over levels of each level's greatest probability
-anywhere. A whole spine has about 2. A neck, whose vertebrae are also aligned, has a lower score and
-reads badly; a picture of anything else has no chain.
+anywhere. A whole spine has about 2, and a part of one has less. A neck, whose vertebrae are also
+aligned, has many levels with a lower score and reads badly; a picture of anything else has no
+chain.
 
-**Contrast** measures how much brighter the canal is than the tissue before and behind it, along the
-straightened chain ([spineline.datasets.straighten][]). Let ``body``, ``canal`` and ``behind`` be
-the brightness of a rank's row in the middle of the bodies, in the canal, and behind it. The
-contrast is ``(canal - body) / (canal + body) - (behind - body) / (behind + body) / 2``, each the
-median over the ranks. Ratios hardly depend on windowing. Fluid is bright in T2, with or without fat
-suppression, and dark in T1.
+**Contrast** is the log odds that the image is T2-weighted and not T1-weighted: a small network
+reads the straightened chain ([spineline.pipeline.inference.t2_weighting][]).
 
 **Continuation** measures how much the area below the lowest disc looks like the segments above it:
 the correlation with their mean, at the best of a few places. A lumbar spine ends at L5-S1, and the
@@ -39,7 +36,7 @@ from typing import Literal
 
 import numpy as np
 
-from spineline.datasets.common.arrays import FloatArray, PixelArray
+from spineline.datasets.common.arrays import PixelArray
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS, SEGMENT_RANKS
 from spineline.datasets.scanner_looks import gamma
@@ -53,6 +50,7 @@ from spineline.pipeline.inference.candidates import (
     read_context,
 )
 from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
+from spineline.pipeline.inference.t2_weighting import t2_log_odds
 from spineline.pipeline.inference.warnings import warning
 
 FULL_SCORE = 57.0
@@ -75,15 +73,9 @@ TURNS: Mapping[str, tuple[RefusalReason, _Turn]] = {
 GAMMAS = (0.7, 0.5)
 """Exponents of the brighter looks."""
 
-_LEAST = 4  # structures along which contrast is measured
-_STRIP = StripSpec(rank_px=8, half_width=4)
+_LEAST = 4  # structures above those that continue
 _SEGMENTS = StripSpec(rank_px=8, half_width=2)
 _SEEN = 0.8  # share of what lies below that is inside the image and not black
-_BODY = (-0.5, 0.625)  # where along a row, in ranks behind the curve
-_CANAL = (1.0, 1.75)
-_WIDE = 3  # columns over which the canal is averaged before its brightest place is taken
-_BEHIND = (2.25, 3.25)
-_DARK = 0.02  # keeps ratios of what is black from saying much
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +85,10 @@ class SuitabilityLimits:
     Attributes:
         spine: minimum evidence of any spine.
         lumbar: minimum evidence of a lumbar spine,
+        lumbar_whole: the same of a chain of all eleven levels, and of a shorter one in proportion,
         lumbar_going_on: and the same if the continuation is above ``going_on``.
         going_on: see there.
-        contrast: minimum contrast of a T2 image.
+        contrast: minimum log odds of T2 over T1.
         whole: with less evidence, brighter, then rotated and mirrored versions are tried.
         upright: minimum score of a rotated version, as a share of `FULL_SCORE`,
         turned: and its minimum lead over the frame as it is.
@@ -103,9 +96,10 @@ class SuitabilityLimits:
 
     spine: float = 0.5
     lumbar: float = 1.0
+    lumbar_whole: float = 1.3
     lumbar_going_on: float = 1.5
     going_on: float = 0.8
-    contrast: float = -0.05
+    contrast: float = -2.0
     whole: float = 1.5
     upright: float = 0.7
     turned: float = 0.15
@@ -119,14 +113,16 @@ class Suitability:
         score: of the best chain, as a share of `FULL_SCORE`, not below 0.
         reading: how reliably the level reader finds the eleven levels, 0 … 1; None without a
             reader.
-        contrast: of the canal; None without a chain to measure it along.
+        contrast: log odds of T2 over T1; None without a chain to measure it along.
         continuation: below the chain, -1 … 1; None if the image ends there.
+        levels: number of structures of the chain.
     """
 
     score: float
     reading: float | None
     contrast: float | None
     continuation: float | None = None
+    levels: int = 0
 
     @property
     def evidence(self) -> float:
@@ -234,8 +230,8 @@ def measure_suitability(
         context = context or read_context(reader, image if look is None else look, chain)
         shares = None if context is None else np.exp(context.log_probability[:, 1:-1])
         reading = 0.0 if shares is None else float(shares.max(axis=0).mean())
-    along, below = contrast_along(image, chain), continuation_below(image, chain)
-    return Suitability(score, reading, along, below)
+    along, below = t2_log_odds(image, chain), continuation_below(image, chain)
+    return Suitability(score, reading, along, below, len(chain))
 
 
 def refusal_of(
@@ -257,39 +253,17 @@ def refusal_of(
         text = "no column of lumbar vertebrae and discs is seen from the side in it"
         return Refusal("no_spine", text, (evidence, ("wanted", limits.spine)))
     goes_on = found.continuation is not None and found.continuation > limits.going_on
-    wanted = limits.lumbar_going_on if goes_on else limits.lumbar
+    wanted = max(limits.lumbar, limits.lumbar_whole * found.levels / len(LEVELS))
+    wanted = limits.lumbar_going_on if goes_on else round(wanted, 3)
     if found.evidence < wanted:
         text = "the vertebrae and discs in it do not look like those of a lumbar spine"
         text += ", and continue below as if there were no sacrum" if goes_on else ""
         return Refusal("region", text, (evidence, ("wanted", wanted)))
     if found.contrast is not None and found.contrast < limits.contrast:
-        text = "the canal is no brighter than the vertebrae before it, as in T1; in T2 fluid is "
+        text = "it looks T1-weighted: in T2, the fluid in the canal is bright"
         measured = (("contrast", round(found.contrast, 3)), ("wanted", limits.contrast))
-        return Refusal("contrast", text + "bright", measured)
+        return Refusal("contrast", text, measured)
     return None
-
-
-def contrast_along(image: PixelArray, chain: Sequence[DecodedStructure]) -> float | None:
-    """How much brighter the canal is than the bodies before it and the tissue behind it.
-
-    Args:
-        image: (H, W) grey, upright.
-        chain: structures, top to bottom.
-
-    Returns:
-        -1.5 … 1.5, or None if there are fewer than four structures.
-    """
-    if len(chain) < _LEAST:
-        return None
-    ranks = ranks_by_distance(chain)
-    curve = prolonged([s.point_xy for s in chain], ranks, ranks[0], ranks[-1])
-    strip = straighten(image, curve, _STRIP).astype(np.float64)
-    rows = strip.reshape(len(curve), _STRIP.rank_px, -1).mean(axis=1)
-    body = np.median(_columns(rows, _BODY), axis=1, keepdims=True)
-    canal = np.median(_ratio(_columns(rows, _CANAL), body), axis=0)
-    behind = np.median(_ratio(_columns(rows, _BEHIND), body), axis=0).mean()
-    broad = np.convolve(canal, np.ones(_WIDE) / _WIDE, "valid")
-    return float(broad.max() - behind / 2)
 
 
 def continuation_below(image: PixelArray, chain: Sequence[DecodedStructure]) -> float | None:
@@ -318,16 +292,6 @@ def continuation_below(image: PixelArray, chain: Sequence[DecodedStructure]) -> 
         return None
     template = np.mean(segments, axis=0, dtype=np.float32)
     return float(cv2.matchTemplate(below, template, cv2.TM_CCOEFF_NORMED).max())
-
-
-def _ratio(first: FloatArray, second: FloatArray) -> FloatArray:
-    return (first - second) / (first + second + _DARK)
-
-
-def _columns(rows: FloatArray, between: tuple[float, float]) -> FloatArray:
-    """The columns of a strip's rows between two positions, in ranks behind the curve."""
-    first, last = (round((place + _STRIP.half_width) * _STRIP.rank_px) for place in between)
-    return rows[:, first:last]
 
 
 def _chain(

@@ -62,6 +62,8 @@ def make_graphs(weights: Path, task: Task) -> list[bytes]:
         WeightsError: the weights cannot be used.
         SpinelineError: the network cannot be written as a graph.
     """
+    if task == "weighting":
+        raise ConfigError(f"{weights}: NumPy runs this network in every runtime; it has no graph")
     backend = read_metadata(weights).get("backend", "ultralytics")
     if task == "detect" and backend != "ultralytics":
         msg = (

@@ -38,8 +38,9 @@ from spineline.pipeline.inference.candidates import Candidates, joined_candidate
 from spineline.pipeline.inference.decode import DecodedSpine
 from spineline.pipeline.inference.naming import SHIFTS, Naming, Rival, softmax
 from spineline.pipeline.inference.results import SlicesSeen
+from spineline.pipeline.inference.slices.canal import canal_contrast
 from spineline.pipeline.inference.sources.frame import Frame, Surroundings, Unread, read_beside
-from spineline.pipeline.inference.suitability import contrast_along
+from spineline.pipeline.inference.t2_weighting import t2_log_odds
 from spineline.pipeline.inference.warnings import warning
 
 _LEAST_MATCHES = 3  # structures at one place, to compare two namings
@@ -117,8 +118,8 @@ def look_around(
         sure: a naming with a lower probability leaves a doubt.
         read: reads the levels of an image along a spine found in another; None without a level
             reader: the detector then runs on all slices.
-        contrast: of equally suited series, those with a canal at least as bright are preferred, see
-            [spineline.pipeline.inference.suitability.contrast_along][], or those with nearly the
+        contrast: of equally suited series, those with at least these log odds of T2 are preferred,
+            see [spineline.pipeline.inference.t2_weighting][], and of those the ones with nearly the
             brightest canal if no header states a weighting; None prefers none.
     """
     if frame.around is None:
@@ -211,18 +212,18 @@ def _best_series(
 
 
 def _with_bright_canal(looks: Sequence[SliceLook], least: float | None) -> list[SliceLook]:
-    """The looks with at least that contrast of the canal; all if none has it.
+    """The looks with at least these log odds of T2; all if none has them.
 
-    If no header states a weighting, only those with nearly the greatest contrast, of those with
+    If no header states a weighting, only those with nearly the brightest canal, of those with
     nearly the most levels.
     """
     if least is None:
         return list(looks)
-    found = [contrast_along(look.frame.image, look.spine.structures) for look in looks]
+    seen = [(look, look.frame.image, look.spine.structures) for look in looks]
     bright = [
-        (look, contrast)
-        for look, contrast in zip(looks, found, strict=True)
-        if contrast is not None and contrast >= least
+        (look, canal_contrast(image, chain) or 0.0)
+        for look, image, chain in seen
+        if (odds := t2_log_odds(image, chain)) is not None and odds >= least
     ]
     headers = [look.frame.header for look in looks]
     if bright and all(header and weighting(header) == "unknown" for header in headers):

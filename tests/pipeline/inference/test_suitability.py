@@ -1,4 +1,4 @@
-"""What is for us and what is not: the measures by hand, drawn frames and real ones."""
+"""What is for us and what is not: the limits, drawn frames and real ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ import torch
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.dicom.geometry import Reorientation
 from spineline.datasets.images import read_image, window_to_uint8
-from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.phantoms.foreign import draw_foreign, list_foreign
 from spineline.datasets.phantoms.phantom import draw_spine
-from spineline.pipeline.inference.candidates import DecodedStructure
+from spineline.datasets.scanner_looks import blur, gamma
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline
 from spineline.pipeline.inference.sources.find_cases import find_cases
 from spineline.pipeline.inference.sources.frame import Frame, load_frame
@@ -27,7 +26,6 @@ from spineline.pipeline.inference.suitability import (
     TURNS,
     Suitability,
     SuitabilityLimits,
-    contrast_along,
     refusal_of,
 )
 from spineline.pipeline.inference.warnings import codes_of
@@ -35,46 +33,7 @@ from spineline.pipeline.inference.warnings import codes_of
 LIMITS = SuitabilityLimits(spine=0.5, lumbar=1.0, contrast=0.0, whole=1.75, upright=0.7)
 
 
-# The measures by hand
-
-
-def straight_chain(step: float = 20.0, x: float = 100.0) -> list[DecodedStructure]:
-    return [
-        DecodedStructure(
-            level, kind_of_level(level), (x, 30 + step * n),
-            (x - 20, 30 + step * (n - 1), x + 20, 30 + step * (n + 1)), 0.9,
-        )
-        for n, level in enumerate(LEVELS)
-    ]  # fmt: skip
-
-
-def bands(body: int, canal: int, behind: int) -> np.ndarray:
-    """Bodies to the left of x = 119, then the canal, 17 pixels wide, then what is behind."""
-    image = np.full((280, 220), behind, np.uint8)
-    image[:, :119] = body
-    image[:, 119:136] = canal
-    return image
-
-
-@pytest.mark.parametrize(
-    ("body", "canal", "behind", "wanted"),
-    [
-        (100, 200, 100, 100 / 300),
-        (100, 100, 100, 0.0),
-        (100, 50, 100, -50 / 150),
-        (100, 200, 200, 100 / 300 / 2),
-        (50, 100, 50, 50 / 150),  # darker all over: nearly the same
-    ],
-)
-def test_contrast_of_bands(body: int, canal: int, behind: int, wanted: float) -> None:
-    found = contrast_along(bands(body, canal, behind), straight_chain())
-    assert found == pytest.approx(wanted, abs=0.02)
-
-
-def test_contrast_needs_a_chain() -> None:
-    image = bands(100, 200, 100)
-    assert contrast_along(image, straight_chain()[:3]) is None
-    assert contrast_along(image, straight_chain()[:4]) is not None
+# The limits
 
 
 NO_BETTER = dict.fromkeys(TURNS, 0.0)
@@ -94,6 +53,16 @@ NO_BETTER = dict.fromkeys(TURNS, 0.0)
 )
 def test_reasons(score, reading, contrast, reason) -> None:
     refusal = refusal_of(Suitability(score, reading, contrast), NO_BETTER, LIMITS)
+    assert (refusal and refusal.reason) == reason
+
+
+@pytest.mark.parametrize(
+    ("levels", "reason"), [(7, None), (8, None), (9, "region"), (11, "region")]
+)
+def test_a_chain_of_many_levels_needs_more_evidence(levels: int, reason: str | None) -> None:
+    limits = replace(LIMITS, lumbar_whole=1.375)  # 1.0 for eight levels, 1.125 for nine
+    found = Suitability(0.5, 0.55, 0.3, levels=levels)
+    refusal = refusal_of(found, NO_BETTER, limits)
     assert (refusal and refusal.reason) == reason
 
 
@@ -236,6 +205,26 @@ def rsna_slice(shared_external: Path) -> Callable[[str, int], np.ndarray]:
         return window_to_uint8(pydicom.dcmread(study / series / f"{number}.dcm").pixel_array)
 
     return read
+
+
+T1_LOOKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "as it is": lambda image: image,
+    "brighter": lambda image: gamma(image, 0.5),
+    "darker": lambda image: gamma(image, 2.0),
+    "blurred": lambda image: blur(image, 1.5),
+    "enlarged": lambda image: cv2.resize(image, None, fx=1.5, fy=1.5),
+    "stretched": lambda image: cv2.resize(image, None, fx=1, fy=1.3),
+    "middle": lambda image: image[40:-40, 80:-40],
+}
+
+
+@pytest.mark.parametrize("look", T1_LOOKS)
+def test_a_t1_from_another_scanner_is_refused_for_its_contrast(
+    pipeline, rsna_slice, look: str
+) -> None:
+    for number in (8, 9, 10):
+        image = T1_LOOKS[look](rsna_slice("102", number))
+        assert reason_of(looked_at(pipeline, image)) == "contrast"
 
 
 @pytest.mark.parametrize("number", [9, 10])

@@ -279,8 +279,9 @@ def test_of_equally_suited_series_one_with_a_bright_canal_is_kept(
     levels: int,
     kept: str,
 ) -> None:
-    left = list(contrasts)
-    monkeypatch.setattr(join, "contrast_along", lambda *_: left.pop(0))
+    odds, brightness = list(contrasts), [c for c in contrasts if c >= -0.05]
+    monkeypatch.setattr(join, "t2_log_odds", lambda *_: odds.pop(0))
+    monkeypatch.setattr(join, "canal_contrast", lambda *_: brightness.pop(0))
     eyes = Eyes(spine(), spine(list(range(levels))))
     rival = frame(1, 2, Surroundings(), series="other", words=words)
     first = frame(0, 4, Surroundings(rivals=(rival,)), words=words)
