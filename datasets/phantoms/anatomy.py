@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,14 @@ class Anatomy:
     scale: float
     conus_s: float
     sac_end_s: float
+    _tangent: FloatArray = field(init=False, repr=False)
+    _places: tuple[float, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Compute once what each of thousands of shapes needs."""
+        tangent = np.gradient(self.line[:, 1:], self.line[:, 0], axis=0)
+        object.__setattr__(self, "_tangent", tangent)
+        object.__setattr__(self, "_places", tuple(self.s_of(body.centre) for body in self.bodies))
 
     def place(self, s: npt.ArrayLike, u: npt.ArrayLike) -> FloatArray:
         """Map curve coordinates (s, u) to (N, 2) points in mm."""
@@ -121,8 +129,7 @@ class Anatomy:
 
     def depth_at(self, s: float | FloatArray) -> FloatArray:
         """Return the depth of the bodies at arc lengths, mm."""
-        places = [self.s_of(body.centre) for body in self.bodies]
-        return np.interp(np.asarray(s), places, [body.depth for body in self.bodies])
+        return np.interp(np.asarray(s), self._places, [body.depth for body in self.bodies])
 
     def s_of(self, point: tuple[float, float]) -> float:
         """Return the arc length of the line's sample nearest to a point."""
@@ -136,8 +143,7 @@ class Anatomy:
         return [(level, *found[level]) for level in LEVELS]
 
     def _back(self, arc: FloatArray) -> FloatArray:
-        tangent = np.gradient(self.line[:, 1:], self.line[:, 0], axis=0)
-        along = np.stack([np.interp(arc, self.line[:, 0], tangent[:, k]) for k in (0, 1)], -1)
+        along = np.stack([np.interp(arc, self.line[:, 0], self._tangent[:, k]) for k in (0, 1)], -1)
         along /= np.linalg.norm(along, axis=-1, keepdims=True)
         return np.stack([along[..., 1], -along[..., 0]], axis=-1)
 
