@@ -25,6 +25,11 @@ _THRESHOLDS = gc.get_threshold()
 gc.set_threshold(100_000, *_THRESHOLDS[1:])  # what collecting the tests makes stays; a third faster
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the whole and the fuzzer first: they take longest, and nothing would run beside."""
+    items.sort(key=lambda item: item.path.parent.name not in ("tests", "fuzz"))
+
+
 def pytest_collection_finish() -> None:
     """Leave thousands of tests and modules, which stay, out of every garbage collection."""
     gc.freeze()

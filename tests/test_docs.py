@@ -193,21 +193,6 @@ def test_every_extra_is_explained() -> None:
     assert sorted(named) == sorted(parser["options.extras_require"])
 
 
-@pytest.mark.slow
-def test_the_site_is_built(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocstrings", reason="needs the extra docs")
-    pytest.importorskip("codespell_lib", reason="needs the extra dev")
-    done = subprocess.run(
-        [ROOT / ".ci" / "docs", "--site-dir", tmp_path], env=environment(), capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    page = (tmp_path / "cli.html").read_text(encoding="utf-8")
-    for task, modes in COMMANDS.items():
-        for mode in modes:
-            assert f'id="{task}-{mode}'.rstrip("-") in page
-
-
 def test_the_readme_is_one_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 200

@@ -241,8 +241,7 @@ def correct_by_requests(address: str, name: str, points: Points) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("by", ["browser", "requests"])
-def test_the_newcomers_hour(tmp_path: Path, by: str) -> None:
+def test_the_newcomers_hour(tmp_path: Path) -> None:
     pytest.importorskip("uvicorn", reason="needs the package uvicorn (spineline[review])")
     pytest.importorskip("starlette", reason="needs the package starlette (spineline[review])")
     draw, predict, review, convert, train, again = commands()
@@ -259,21 +258,18 @@ def test_the_newcomers_hour(tmp_path: Path, by: str) -> None:
              for path in results.glob("*/result.json")}  # fmt: skip
     assert len(first) == 12
 
-    with browser() as driver:
-        if by == "browser" and driver is None:
-            pytest.skip("needs selenium, Chromium and its chromedriver")
-        with served(review, tmp_path) as address:
-            reader = Reader(driver, results)
-            if by == "browser":
-                driver.get(address)
-            for name in DOUBTFUL:
-                points = drawn[first[name]["study_uid"]]
-                if by == "browser":
-                    reader.correct(name, points)
-                else:
-                    correct_by_requests(address, name, points)
+    with browser() as driver, served(review, tmp_path) as address:
+        reader = Reader(driver, results)
+        if driver is not None:
+            driver.get(address)
+        for name in DOUBTFUL:
+            points = drawn[first[name]["study_uid"]]
+            if driver is not None:
+                reader.correct(name, points)
+            else:
+                correct_by_requests(address, name, points)
 
-    assert len(reader.dragged) >= 2 or by == "requests"
+    assert len(reader.dragged) >= 2 or driver is None
     run(convert, tmp_path)
     dataset = load_dataset(tmp_path / "hour" / "corrected")
     assert [len(dataset.records[part]) for part in ("train", "val", "test")] == [2, 1, 0]

@@ -302,7 +302,7 @@ def test_a_killed_process_leaves_a_whole_state(
     words = [w for w in tiny_words if not w.startswith("epochs=")]
     command = [sys.executable, "-P", "-m", "spineline.pipeline.cli.main", "classify", "train"]
     command += [f"data={dataset_folder}", f"out={out}", "epochs=12", "threads=1", *words]
-    for number in range(3):
+    for number in range(2):
         more = ["resume=true"] if number else []
         process = subprocess.Popen(
             [*command, *more], stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -32,20 +32,12 @@ def told(verdicts: list[Verdict]) -> str:
 
 
 @pytest.mark.slow
-def test_some_mutants_of_every_class(base: Path, tmp_path: Path) -> None:
-    verdicts = fuzz(LIGHT, mutants=5, seed=0, base=base, folder=tmp_path)
-    assert told(verdicts) == ""
-    assert Counter(v.target for v in verdicts) == dict.fromkeys(LIGHT, 5)
-    by_target = {name: {v.verdict for v in verdicts if v.target == name} for name in LIGHT}
-    assert all(found <= set(GOOD) for found in by_target.values())
-    assert {v.verdict for v in verdicts} == {"refused", "warned"}
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_thousands_of_mutants(base: Path, tmp_path: Path, seed: int) -> None:
-    assert told(fuzz(LIGHT, mutants=150, seed=seed, base=base, folder=tmp_path)) == ""
+def test_hundreds_of_mutants(base: Path, tmp_path: Path) -> None:
+    verdicts = fuzz(LIGHT, mutants=150, seed=1, base=base, folder=tmp_path)
+    assert told(verdicts) == ""
+    assert Counter(v.target for v in verdicts) == dict.fromkeys(LIGHT, 150)
+    assert {"refused", "warned"} <= {v.verdict for v in verdicts} <= set(GOOD)
 
 
 @pytest.mark.slow

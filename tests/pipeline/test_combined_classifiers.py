@@ -190,12 +190,11 @@ def test_stripped_it_says_the_same(folder: Path, tmp_path: Path, run_cli: Cli) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "several", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("list", "both")), "kinds"]
+    ("several", "form"), [("list", "onnx"), ("both", "openvino"), ("kinds", "onnx")]
 )
 def test_exported_it_says_the_same(
-    folder: Path, pair: list[Path], tmp_path: Path, form: str, several: str,
+    folder: Path, pair: list[Path], tmp_path: Path, several: str, form: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     pytest.importorskip("onnx")

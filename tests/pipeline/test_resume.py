@@ -517,7 +517,7 @@ def _killed_then_resumed(script: Path, kills: int, seed: int, words: list[str]) 
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
 @pytest.mark.parametrize(
     ("seed", "workers"),
-    [pytest.param(n, n % 3, marks=pytest.mark.slow) for n in range(1, 8)],
+    [pytest.param(n, n % 3, marks=pytest.mark.slow) for n in range(1, 4)],
 )
 def test_killed_at_any_moment_it_goes_on(tmp_path, make_study, seed: int, workers: int) -> None:
     for n in range(10):
@@ -550,13 +550,12 @@ def test_ctrl_c(tmp_path, make_study) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_with_the_real_networks(tmp_path, run_cli, seed: int) -> None:
+def test_killed_with_the_real_networks(tmp_path, run_cli) -> None:
     words = ("n=8", "slices=3", "format=dicom", "size=256")
     assert run_cli("data", "phantom", f"out={tmp_path / 'ph'}", *words)[0] == 0
     script = tmp_path / "real.py"
     script.write_text("import sys; from spineline.pipeline.cli.main import main; sys.exit(main())")
     words = ["source=ph/studies", "to=tianchi,coco"]
-    studies = _killed_then_resumed(script, 3, seed, words)
+    studies = _killed_then_resumed(script, 3, 0, words)
     assert len(set(studies)) == 8
     _assert_as_never_killed(script, words)
