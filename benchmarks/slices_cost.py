@@ -33,10 +33,8 @@ thread. The target for `slices=auto` is at most {GOAL} times the processor time 
 ANSWERING = """
 import json, sys, time
 from pathlib import Path
-import torch
 from spineline.pipeline import Pipeline
 keys, studies = json.loads(sys.argv[1]), sorted(Path(sys.argv[2]).iterdir())
-torch.set_num_threads(1)
 pipeline = Pipeline.load(**keys)
 print(json.dumps("ready"), flush=True)
 for line in sys.stdin:
