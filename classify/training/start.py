@@ -68,6 +68,19 @@ def _pretrained_trunk(settings: ClassifyTrain, recipe: Recipe) -> PretrainedTrun
     return trunk_of_file(Path(weights), recipe.model, trust=settings.trust)
 
 
+def check_start_weights(settings: ClassifyTrain, recipe: Recipe) -> None:
+    """Refuse initial weights that a training would refuse; nothing is downloaded.
+
+    Raises:
+        ConfigError: there are none for the model.
+        WeightsError: missing, damaged, or for another task.
+    """
+    if settings.download or settings.weights is None:
+        return
+    if _pretrained_trunk(settings, recipe) is None:
+        resolve(settings.weights, task="classify", trust=settings.trust)
+
+
 OwnWeights = tuple[dict[str, Tensor], NetworkConfig]
 """Tensors of a classifier's weights file, and its network."""
 

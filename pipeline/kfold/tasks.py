@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import yaml
 
 from spineline.classify.settings import ClassifyTrain
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.common.files import write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.settings import parse_settings
@@ -43,6 +43,7 @@ from spineline.pipeline.run.predict import Failure
 from spineline.pipeline.training.settings import PipelineTrain
 from spineline.pipeline.training.train import (
     BUNDLE_RECIPES,
+    check_initial_weights,
     check_labels,
     check_recipe,
     classify_recipe,
@@ -142,8 +143,8 @@ class OneStageTask(KfoldTask):
             try:
                 training = self.training(variant)
                 values = resolved_training(training)
-                _check_weights(training.weights)
-            except ConfigError as error:
+                check_initial_weights(training)
+            except (ConfigError, WeightsError) as error:
                 raise ConfigError(f"variant {variant.name}: {error}") from error
             resolved, effect = repr(values), repr(self.in_effect(values))
             if resolved in seen:
@@ -206,17 +207,6 @@ class OneStageTask(KfoldTask):
         scores = [job.scores for job in jobs]
         pool_scores = type(self).pool_scores
         return pool_scores(scores, folds, out, draws=settings.draws, seed=settings.seed), ()
-
-
-def _check_weights(name: str | None) -> None:
-    """Refuse a file of initial weights that does not exist: every fold would fail on it.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    path = Path(name or "").expanduser()
-    if name and (path.suffix or len(path.parts) > 1) and not path.is_file():
-        raise ConfigError(f"weights={name}: no such weights file; check the path")
 
 
 class DetectTask(OneStageTask):

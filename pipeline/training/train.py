@@ -23,12 +23,14 @@ from spineline.classify import train as classify_train
 from spineline.classify.network.build import check_model_name
 from spineline.classify.recipe import Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
+from spineline.classify.training import start as classify_start
 from spineline.classify.trunks.pretrained import is_packaged
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import (
     AnnotationError,
     ConfigError,
     RunFinishedError,
+    WeightsError,
     first_line,
 )
 from spineline.datasets.common.files import check_output, link_or_copy
@@ -54,6 +56,7 @@ from spineline.pipeline.training.beside import trained_beside
 from spineline.pipeline.training.combine import combine_as_shipped, write_members
 from spineline.pipeline.training.settings import PipelineTrain, WeightsStrip
 from spineline.pipeline.training.strip import strip_weights
+from spineline.weights import Task, resolve
 
 BUNDLE_RECIPES = ("best", "finetune")
 Training = DetectTrain | ClassifyTrain | NamingTrain
@@ -234,9 +237,25 @@ def check_recipe(settings: PipelineTrain, recipe: Keys) -> Keys:
                 if isinstance(training, NamingTrain)
                 else resolved_training(training)
             )
-        except ConfigError as error:
+            if not settings.resume:
+                check_initial_weights(training)
+        except (ConfigError, WeightsError) as error:
             raise ConfigError(f"recipe={settings.recipe}, {stage}: {error}") from error
     return found
+
+
+def check_initial_weights(training: Training) -> None:
+    """Refuse initial weights that a training would refuse; nothing is downloaded.
+
+    Raises:
+        ConfigError: there are none of that name or for the model.
+        WeightsError: missing, damaged, or for another task.
+    """
+    if isinstance(training, ClassifyTrain):
+        classify_start.check_start_weights(training, classify_recipe(training))
+    elif training.weights is not None:
+        task: Task = "name" if isinstance(training, NamingTrain) else "detect"
+        resolve(training.weights, task=task, trust=getattr(training, "trust", False))
 
 
 def can_go_on(run: Path) -> bool:

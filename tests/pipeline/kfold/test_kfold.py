@@ -366,7 +366,7 @@ def test_variants_that_are_refused_before_anything_runs(
         (["model=yolov8n", "device=cpu,tpu"], "device=tpu"),
         (["model=yolov8n", "resume=true"], "nothing to resume"),
         (["model=yolov8n", "data=gone"], "no such file or folder"),
-        (["model=yolov8n", "weights=gone.pt"], "weights=gone.pt: no such weights file"),
+        (["model=yolov8n", "weights=gone.pt"], "variant original: gone.pt: no such weights file"),
         (["model=yolov8n", "folds=gone.json"], "convert … kfold= (No such file or directory)"),
     ],
 )
@@ -380,6 +380,27 @@ def test_what_the_command_refuses(
     assert code in (1, 2)
     assert message in warned
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("command", ["detect", "classify"])
+def test_damaged_initial_weights_are_refused_before_a_fold_is_trained(
+    dataset: Path, tmp_path: Path, run_cli: Cli, command: str
+) -> None:
+    weights, out = tmp_path / "w.safetensors", tmp_path / "o"
+    weights.write_bytes(b"cut off")
+    words = [f"data={dataset}", f"weights={weights}"]
+    words += ["model=yolov8n"] if command == "detect" else []
+    code, _, warned = run_cli("kfold", command, *words, f"out={out}")
+    assert code == 2
+    assert f"variant original: {weights}: " in warned
+    assert "safetensors file" in warned
+    assert not out.exists()
+
+
+def test_weights_for_another_task_are_refused_with_the_variant(tmp_path: Path) -> None:
+    settings = classify_settings(tmp_path, tmp_path / "o", weights="lumbar-yolov8n")
+    with pytest.raises(ConfigError, match=r"^variant original: lumbar-yolov8n: these weights are"):
+        task_of(settings).check(task_of(settings).variants())
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,21 @@ def test_an_unknown_recipe_or_key_trains_nothing(go, out, tmp_path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize("stage", ["detector", "classifier", "namer"])
+def test_initial_weights_that_cannot_be_used_are_refused_first(
+    go, out, tmp_path, trained, stage: str
+) -> None:
+    file, weights = tmp_path / "mine.yaml", tmp_path / "w.safetensors"
+    file.write_text(f"{stage}: {{weights: {weights}}}")
+    code, _, errors = go(f"recipe={file}")
+    assert (code, f"{stage}: {weights}: no such weights file" in errors) == (2, True)
+    weights.write_bytes(b"cut off")
+    code, _, errors = go(f"recipe={file}")
+    assert (code, f"{stage}: {weights}: is no safetensors file" in errors) == (2, True)
+    assert trained == []
+    assert not out.exists()
+
+
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Trainings that note their settings and leave weights, without training."""
