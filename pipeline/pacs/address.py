@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -200,7 +202,7 @@ class PacsAccess:
 
 
 def check_tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> None:
-    """Refuse certificate files that do not exist, or a certificate without its key.
+    """Refuse certificate files that cannot be used, or a certificate without its key.
 
     Raises:
         ConfigError: names the file.
@@ -210,6 +212,8 @@ def check_tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> Non
             raise ConfigError(f"{name}={path}: no such file; wanted a PEM file")
     if (cert is None) != (key is None):
         raise ConfigError("cert=… and key=…: a certificate and its key belong together")
+    if ca is not None or cert is not None:
+        tls_context(PacsAccess(ca=ca, cert=cert, key=key))
 
 
 def tls_context(access: PacsAccess, *, server: bool = False) -> ssl.SSLContext:
@@ -218,17 +222,26 @@ def tls_context(access: PacsAccess, *, server: bool = False) -> ssl.SSLContext:
     A server requires a client certificate if ``ca`` names the trusted ones.
 
     Raises:
-        SpinelineError: a file holds no certificate, or no matching key.
+        ConfigError: a file holds no certificate or key, or they do not match.
     """
     purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
-    try:
+    with _named(f"ca={access.ca}: cannot be read as PEM certificates"):
         context = ssl.create_default_context(purpose, cafile=access.ca)
-        if access.cert is not None:
+    if access.cert is not None:
+        with _named(f"cert={access.cert}: cannot be read as a PEM certificate"):
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(access.cert)
+        no_key = f"key={access.key}: cannot be read as the PEM key of cert={access.cert}, without"
+        with _named(f"{no_key} a password"):
             # An empty password: openssl would otherwise prompt on the terminal.
             context.load_cert_chain(access.cert, access.key, password="")
-    except (ssl.SSLError, OSError, ValueError) as error:
-        msg = f"ca=, cert=, key=: not read as PEM ({first_line(error)}); keys without password"
-        raise SpinelineError(msg) from error
     if server and access.ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # with those of ssl
+        raise ConfigError(f"{what} ({first_line(error)})") from error

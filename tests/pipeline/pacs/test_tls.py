@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import re
 import shutil
 import ssl
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from spineline.datasets.common.errors import SpinelineError
-from spineline.pipeline.pacs.address import PacsAccess, tls_context
+from spineline.datasets.common.errors import ConfigError
+from spineline.pipeline.pacs.address import PacsAccess, check_tls_files, tls_context
+from spineline.pipeline.pacs.settings import PacsPull
 
 pytest.importorskip("pynetdicom")
 
@@ -88,12 +90,20 @@ def test_dicomweb(pem, run_cli, tmp_path) -> None:
         server.server_close()
 
 
-def test_files_that_are_no_certificates(pem, tmp_path) -> None:
-    cert, _ = pem
-    (tmp_path / "x.pem").write_text("x")
-    for access in (
-        PacsAccess(ca=tmp_path / "x.pem"),
-        PacsAccess(cert=cert, key=tmp_path / "x.pem"),
-    ):
-        with pytest.raises(SpinelineError, match="not read as PEM"):
-            tls_context(access)
+@pytest.mark.parametrize("name", ["ca", "cert", "key"])
+def test_files_that_are_no_pem_are_refused_at_the_start(pem, tmp_path, name: str) -> None:
+    bad = tmp_path / "x.pem"
+    bad.write_text("x")
+    files = {"cert": pem[0], "key": pem[1], name: bad}
+    with pytest.raises(ConfigError, match=rf"^{name}={re.escape(str(bad))}: "):
+        PacsPull(url="dicom://HER@127.0.0.1:104", study="1.2", out=tmp_path / "o", **files)
+    with pytest.raises(ConfigError, match=rf"^{name}="):
+        tls_context(PacsAccess(**files), server=True)
+
+
+def test_a_key_of_another_certificate_is_refused(pem, tmp_path) -> None:
+    other = tmp_path / "other.pem"
+    words = ["openssl", "genrsa", "-out", str(other), "2048"]
+    subprocess.run(words, check=True, capture_output=True)
+    with pytest.raises(ConfigError, match=r"^key=.*other\.pem: .*of cert="):
+        check_tls_files(None, pem[0], other)
