@@ -73,7 +73,7 @@ def convert_report(settings: ConvertReport) -> ConvertResult:
         ConfigError: split or folds do not fit the studies.
         OutputExistsError: the output exists already.
     """
-    _check_output(settings)
+    _check_begin(settings)
     source = read_report(settings.annotations, settings.images, empty_tag=settings.empty_tag)
     return _convert(of_kinds(source, settings.kinds), settings, "convert report")
 
@@ -89,7 +89,7 @@ def convert_tianchi(settings: ConvertTianchi) -> ConvertResult:
     """
     from spineline.converters.sources.tianchi import read_tianchi  # imports pydicom
 
-    _check_output(settings)
+    _check_begin(settings)
     source = read_tianchi(settings.annotations, settings.images, empty_tag=settings.empty_tag)
     return _convert(of_kinds(source, settings.kinds), settings, "convert tianchi")
 
@@ -106,7 +106,7 @@ def convert_cervical(settings: ConvertCervical) -> ConvertResult:
 
     _check_health(settings.labels, "cervical")
     _check_ratio(settings)
-    _check_output(settings)
+    _check_begin(settings)
     if settings.annotations.exists() and is_point_table(settings.annotations):
         raise AnnotationError(_OTHER_COMMAND % (settings.annotations, EXPORT_NAMES["csv"], "csv"))
     rules = CervicalRules(
@@ -132,7 +132,7 @@ def convert_prepared(settings: ConvertPrepared) -> ConvertResult:
     """
     _check_health(settings.labels, "prepared")
     check_image_size(settings.image_size)
-    _check_output(settings)
+    _check_begin(settings)
     source, parts = read_prepared(
         settings.annotations, settings.images, image_size=settings.image_size
     )
@@ -156,7 +156,7 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
     from spineline.converters.export_sources import export_kind  # imports pydicom
     from spineline.converters.sources.result.read import ResultRules, read_results
 
-    _check_output(settings)
+    _check_begin(settings)
     found = export_kind(settings.annotations)[0] if settings.annotations.is_file() else None
     if found not in (None, "result"):
         name = EXPORT_NAMES[found]
@@ -185,7 +185,7 @@ def convert_export(settings: ConvertExport) -> ConvertResult:
     from spineline.converters.export_sources import read_export  # imports pydicom
 
     settings = _with_patient_file(settings)
-    _check_output(settings)
+    _check_begin(settings)
     source = of_kinds(read_export(settings), settings.kinds)
     return _convert(source, settings, f"convert {settings.kind}")
 
@@ -246,8 +246,10 @@ def _check_ratio(settings: ConvertCervical) -> None:
         raise ConfigError(f"train_ratio={ratio} and kfold={settings.kfold}: leave one out")
 
 
-def _check_output(settings: ConvertSettings) -> None:
-    """Refuse an output that exists, or whose replacement would delete the source."""
+def _check_begin(settings: ConvertSettings) -> None:
+    """Refuse, before the source is read, an output that exists or holds it, and a bad split."""
+    if settings.split != "source":  # of prepared sources
+        split_studies((), settings.split)
     refuse_output_around(settings)
     check_output(settings.out, overwrite=settings.overwrite)
 

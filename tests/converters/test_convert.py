@@ -128,6 +128,28 @@ def test_folds_are_whole_datasets_and_a_partition(report_source, run_cli):
     assert json.loads((root / "conversion.json").read_text())["counts"]["images"]["train"] == 5
 
 
+@pytest.mark.parametrize("kind", ["report", "tianchi", "cervical", "prepared", "result", "coco"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "nor a readable manifest"),
+        ("[", "nor a readable manifest"),
+        ('{"train": ["1"], "val": ["1"]}', "'1' is named more than once"),
+    ],
+    ids=["none", "no JSON", "twice"],
+)
+def test_a_split_of_another_form_is_refused_before_the_source_is_read(
+    run_cli, tmp_path: Path, kind: str, content: str | None, message: str
+) -> None:
+    split = tmp_path / "split.json"
+    if content is not None:
+        split.write_text(content)
+    words = [f"annotations={tmp_path / 'gone'}", f"images={tmp_path}", f"out={tmp_path / 'o'}"]
+    words += ["labels=health"] if kind in ("cervical", "prepared") else []
+    code, _, err = run_cli("convert", kind, *words, f"split={split}")
+    assert (code, f"split={split}: " in err, message in err) == (2, True, True), err
+
+
 @pytest.mark.parametrize("words", [["split=report"], ["kfold=2"]], ids=["parts", "folds"])
 def test_it_does_not_wait_for_the_disk(report_source, run_cli, monkeypatch, words):
     """The folder appears by a rename; waiting for two of its files would wait for all the rest."""
