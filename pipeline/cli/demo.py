@@ -83,7 +83,7 @@ def demo(settings: Demo) -> DemoResult:
         LOG.info("  %s", note)
     for warning in analysis.result.warnings:
         LOG.warning("%s", warning)
-    _tell(result)
+    _log_summary(result)
     return result
 
 
@@ -113,7 +113,7 @@ def compare_with_drawn(
     return DemoResult(out, distance_px, right)
 
 
-def _tell(result: DemoResult) -> None:
+def _log_summary(result: DemoResult) -> None:
     for level, distance in result.distance_px.items():
         off = "not found" if math.isinf(distance) else f"{distance:4.1f} px from where it was drawn"
         LOG.info("  %-7s %s", level, off)

@@ -131,7 +131,7 @@ def val(settings: PipelineVal) -> PipelineValResult:
         shown = ((names.study(name), names.result(name, each)) for name, each in results.items())
         write_results_csv(stage / "results.csv", shown)
         write_run_record(stage, "pipeline val", recorded(settings), **record)
-    _tell(settings, truth, metrics, failures, names)
+    _log_summary(settings, truth, metrics, failures, names)
     return PipelineValResult(settings.out, metrics, tuple(failures))
 
 
@@ -337,7 +337,7 @@ def _thresholds(results: Results) -> float | list[float] | None:
     return found if len(found) > 1 else found[0] if found else None
 
 
-def _tell(
+def _log_summary(
     settings: PipelineVal,
     truth: GroundTruthSet,
     metrics: Mapping[str, Any],

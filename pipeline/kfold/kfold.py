@@ -119,7 +119,7 @@ def _kfold(settings: KfoldSettings, task_class: type[KfoldTask], command: str) -
         folds, metric = _folds_and_metric(task, variants, replaced)
         if settings.resume:  # only now, so that a refused run changes nothing
             _write_record(task, command, variants, earlier)
-        _tell_plan(settings, folds, variants)
+        _log_plan(settings, folds, variants)
         jobs = _jobs(task, folds, variants)
         failures = run_jobs([job for own in jobs.values() for job in own if not job.done], devices)
         before = {
@@ -212,7 +212,7 @@ def _folds_and_metric(
     return folds, metric
 
 
-def _tell_plan(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant]) -> None:
+def _log_plan(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant]) -> None:
     sizes = ", ".join(str(len(folds.studies(n))) for n in range(len(folds.folders)))
     out = f"; {folds.test_studies} test studies are not used" if folds.test_studies else ""
     LOG.info("%d folds of %s studies%s", len(folds.folders), sizes, out)

@@ -119,7 +119,7 @@ def agreement(settings: PipelineAgreement) -> AgreementResult:
         cells = (_change_cells(one) for one in judged if one.changed)
         write_text(stage / "changes.csv", _csv(_CHANGE_COLUMNS, cells))
         write_run_record(stage, "pipeline agreement", settings)
-    _tell(settings, content, rows, failures)
+    _log_summary(settings, content, rows, failures)
     return AgreementResult(settings.out, content, failures)
 
 
@@ -229,7 +229,7 @@ def _csv(heads: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     return text.getvalue()
 
 
-def _tell(
+def _log_summary(
     settings: PipelineAgreement,
     content: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],

@@ -351,7 +351,7 @@ class _Run:
         write_cohort_extras(self._out, results, reasons, self._settings)
         write_log(self._out, self._log(done, failures))
         self._record(failures)
-        self._tell(len(done), failures, len(refused))
+        self._log_summary(len(done), failures, len(refused))
         return PredictResult(self._out, results, failures, self._skipped, refused)
 
     def _record(self, failures: Sequence[Failure]) -> None:
@@ -368,7 +368,7 @@ class _Run:
                 yield from (line.rstrip("\n") for line in file)
         yield from map(str, failures)
 
-    def _tell(self, done: int, failures: Sequence[Failure], refused: int) -> None:
+    def _log_summary(self, done: int, failures: Sequence[Failure], refused: int) -> None:
         for failure in self._earlier:
             LOG.error("error: %s (in an earlier run; retry=true tries again)", failure)
         gone = len(self._manifest.entries.keys() - self._identity.keys())
