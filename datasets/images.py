@@ -24,6 +24,7 @@ from spineline.datasets.common.arrays import Float32Array, IntArray, PixelArray
 from spineline.datasets.common.errors import SpinelineError, first_line
 from spineline.datasets.common.files import plain_name
 from spineline.datasets.common.png import unpack_grey
+from spineline.datasets.volumes.tiff import TiffPage, page_alone, tiff_pages, whole_pages
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -205,7 +206,8 @@ def read_image(path: Path | str, page: int | None = None) -> GreyImage:
 
     Args:
         path: the file; its suffix gives the format, in upper or lower case.
-        page: of a TIFF file of several pages, from 0; without it, such a file is an error.
+        page: of a TIFF file, from 0. Without it, a file of several pages is an error, unless all
+            but one are masks or smaller copies.
 
     Returns:
         (rows, columns): uint8 if the file holds 8 bits, otherwise float32 with the file's own
@@ -258,7 +260,7 @@ def read_colours(path: Path) -> PixelArray | None:
     """
     if path.suffix.lower() == ".npy":
         return None
-    with _opened_picture(path) as (picture, orientation):
+    with _opened_picture(path) as (picture, orientation, _):
         if picture.mode in ("1", "L", "LA", *_GREY_16_BIT_MODES):
             return None
         return np.ascontiguousarray(upright(np.asarray(picture.convert("RGB")), orientation))
@@ -275,7 +277,10 @@ def exif_orientation(path: Path, page: int | None = None) -> int:
     suffix = path.suffix.lower()
     if suffix == ".npy" or (suffix == ".png" and _is_png_without_exif(path)):
         return 1
-    with _opened_picture(path, page, header_alone=True) as (_, orientation):
+    tiff = _tiff_page(path, page)
+    if tiff is not None:
+        return tiff.orientation
+    with _opened_picture(path) as (_, orientation, _):
         return orientation
 
 
@@ -304,10 +309,12 @@ def image_size(path: Path, page: int | None = None) -> tuple[int, int]:
     if plain is not None:
         _check_size(plain[1], plain[0], path)
         return plain
-    with _opened_picture(path, page, header_alone=True) as (picture, orientation):
+    tiff = _tiff_page(path, page)
+    if tiff is not None:
+        _check_size(*tiff.size_wh, path)
+        return tiff.size_wh
+    with _opened_picture(path) as (picture, orientation, _):
         width, height = picture.size
-        if picture.format == "TIFF":  # only some versions of Pillow rotate its size
-            width, height = picture.tag_v2[256], picture.tag_v2[257]  # type: ignore[attr-defined]
         return (height, width) if orientation > 4 else (width, height)
 
 
@@ -346,16 +353,52 @@ def mapped_array(path: Path) -> npt.NDArray[Any]:
         raise ValueError(f"its header is damaged: {first_line(error)}") from error
 
 
+def _tiff_page(path: Path, number: int | None) -> TiffPage | None:
+    """Return a page of a TIFF file, or None for a file of another format.
+
+    Args:
+        path: the file.
+        number: as for [read_image][].
+
+    Raises:
+        ImageReadError: the file is missing or damaged, has no such page, or has several without
+            ``number``.
+    """
+    try:
+        pages = tiff_pages(path)
+    except (OSError, ValueError) as error:
+        raise _not_decoded(path, first_line(error)) from error
+    if number is None:
+        pages = whole_pages(pages)
+        if len(pages) > 1:
+            msg = f"{path}: holds several pages, which only pipeline predict reads, as "
+            raise ImageReadError(f"{msg}slices; save them as files, one image each")
+        return pages[0] if pages else None
+    if number >= max(len(pages), 1):
+        raise _not_decoded(path, f"page {number} (from 0) of {len(pages)}")
+    return pages[number] if pages else None
+
+
+def _not_decoded(path: Path, reason: object) -> ImageReadError:
+    msg = f"{path}: cannot be decoded ({reason}); the file may be damaged: export it again"
+    return ImageReadError(msg)
+
+
 @contextmanager
 def _opened_picture(
-    path: Path, page: int | None = None, *, header_alone: bool = False
-) -> Iterator[tuple[Picture, int]]:
-    """Open a picture file with its pixels as stored, and return its EXIF orientation too.
+    path: Path, page: int | None = None
+) -> Iterator[tuple[Picture, int, io.BufferedReader | io.BytesIO]]:
+    """Open a picture file with its pixels as stored.
+
+    The page of a TIFF file is opened alone and without its orientation. Pillow rotates TIFF files
+    itself when it decodes them, and rotates uncompressed ones wrongly.
 
     Args:
         path: the file.
         page: as for [read_image][].
-        header_alone: no pixels will be read.
+
+    Returns:
+        The picture, its EXIF orientation, and the file that was opened.
 
     Raises:
         ImageReadError: the file is missing, damaged, too large, or has several pages without
@@ -363,21 +406,16 @@ def _opened_picture(
     """
     from PIL import Image, UnidentifiedImageError
 
+    tiff = _tiff_page(path, page)
     try:
         with path.open("rb") as file:
-            start = file.read(4)
-            tiff = start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-            content, orientation = _without_orientation(path, page or 0) if tiff else (b"", 0)
-            file.seek(0)
-            source = io.BytesIO(content) if tiff and not header_alone else file
+            if tiff is not None and os.fstat(file.fileno()).st_size > _MOST_FILE_BYTES:
+                size = os.fstat(file.fileno()).st_size >> 20
+                raise ImageReadError(f"{path}: {size} MiB are more than the 1024 allowed")
+            source = file if tiff is None else io.BytesIO(page_alone(file.read(), tiff))
             with Image.open(source) as picture:
-                if page is not None:
-                    picture.seek(page)
-                elif tiff and getattr(picture, "n_frames", 1) > 1:
-                    msg = f"{path}: holds several pages, which only pipeline predict reads, as "
-                    raise ImageReadError(f"{msg}slices; save them as files, one image each")
                 _check_size(picture.height, picture.width, path)
-                yield picture, orientation or _orientation_of(picture, file)
+                yield picture, _orientation_of(picture, file, tiff), source
     except ImageReadError:
         raise
     except (
@@ -385,38 +423,13 @@ def _opened_picture(
         Image.DecompressionBombError,
     ) as error:  # fmt: skip
         reason = "it is no image" if isinstance(error, UnidentifiedImageError) else error
-        msg = f"{path}: cannot be decoded ({reason}); the file may be damaged: export it again"
-        raise ImageReadError(msg) from error
+        raise _not_decoded(path, reason) from error
 
 
-def _without_orientation(path: Path, page: int) -> tuple[bytes, int]:
-    """Return a TIFF file with a page's orientation set to 1, and the page's own orientation.
-
-    Pillow rotates TIFF files itself when it decodes them, and rotates uncompressed ones wrongly.
-    """
-    if path.stat().st_size > _MOST_FILE_BYTES:
-        msg = f"{path}: {path.stat().st_size >> 20} MiB are more than the 1024 allowed"
-        raise ImageReadError(msg)
-    data = bytearray(path.read_bytes())
-    order = "<" if data[:1] == b"I" else ">"
-    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    place = 8 if big else 4
-    for _ in range(page + 1):  # each page's table ends with the place of the next one
-        (table,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, place)
-        (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, table)
-        first, size = (table + 8, 20) if big else (table + 2, 12)
-        place = first + count * size
-    for place in range(first, min(first + count * size, len(data) - size + 1), size):
-        if struct.unpack_from(f"{order}H", data, place)[0] == _ORIENTATION:
-            value = place + size - (8 if big else 4)
-            (orientation,) = struct.unpack_from(f"{order}H", data, value)
-            struct.pack_into(f"{order}H", data, value, 1)
-            return bytes(data), orientation if 1 <= orientation <= 8 else 1
-    return bytes(data), 1
-
-
-def _orientation_of(picture: Picture, file: io.BufferedReader) -> int:
-    """The EXIF orientation of a picture that Pillow does not rotate; 1 without one."""
+def _orientation_of(picture: Picture, file: io.BufferedReader, tiff: TiffPage | None) -> int:
+    """The EXIF orientation of a picture, which Pillow does not rotate; 1 without one."""
+    if tiff is not None:
+        return tiff.orientation
     if picture.format == "PNG" and "exif" not in picture.info and b"eXIf" not in _chunks(file.name):
         return 1  # avoids that Pillow decodes all pixels to look for a chunk after them
     try:
@@ -474,9 +487,10 @@ def _read_picture(path: Path, page: int | None) -> npt.NDArray[Any]:
     unpacked = _unpacked_png(path) if path.suffix.lower() == ".png" else None
     if unpacked is not None:
         return unpacked
-    with _opened_picture(path, page) as (picture, orientation):
+    with _opened_picture(path, page) as (picture, orientation, source):
         if _is_deep_colour(picture, path):
-            pixels = _read_deep_colour(path, page or 0)
+            source.seek(0)
+            pixels = _decode_deep_colour(source.read(), path)
         elif picture.mode in _GREY_16_BIT_MODES:
             pixels = np.asarray(picture).astype(np.float32)
             if picture.format == "TIFF" and picture.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
@@ -507,27 +521,19 @@ def _is_deep_colour(picture: Picture, path: Path) -> bool:
     return False
 
 
-def _read_deep_colour(path: Path, page: int) -> npt.NDArray[Any]:
+def _decode_deep_colour(data: bytes, path: Path) -> npt.NDArray[Any]:
     """(rows, columns, channels) as stored: one channel of grey, or red, green, blue."""
     import cv2
 
-    data = path.read_bytes()
-    is_png = data[:4] == b"\x89PNG"
-    if not is_png:
-        data, _ = _without_orientation(path, page)
-    buffer = np.frombuffer(data, np.uint8)
     try:
-        if page:
-            pixels = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED)[1][page]
-        else:
-            pixels = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ImageReadError(f"{path}: cannot be decoded ({first_line(error)})") from error
     if pixels is None:
         raise ImageReadError(f"{path}: cannot be decoded; the file may be damaged: export it again")
     if pixels.ndim == 2:
         return pixels
-    if pixels.shape[2] < 3 or (is_png and data[25] == 4):
+    if pixels.shape[2] < 3 or (data[:4] == b"\x89PNG" and data[25] == 4):
         return pixels[:, :, 0]  # grey with transparency
     return pixels[:, :, 2::-1]
 

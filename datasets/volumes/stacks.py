@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from spineline.datasets.common.errors import SpinelineError, first_line
+from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.images import ImageReadError, image_size
+from spineline.datasets.volumes.tiff import TiffPage, tiff_pages, whole_pages
 
 Slice = TypeVar("Slice", bound="Path | int")
 
 _LEAST = 5  # fewest images that look like a stack
 _RUNS = 0.8  # smallest fraction of steps between their numbers that are 1
-_IMAGE_DESCRIPTION, _X_RESOLUTION, _Y_RESOLUTION = 270, 282, 283  # numbers of TIFF tags
 _UNITS_MM = {"mm": 1.0, "cm": 10.0, "um": 0.001, "micron": 0.001, "inch": 25.4}
 """Units that ImageJ writes."""
 
@@ -36,13 +35,7 @@ def natural_order(path: Path) -> tuple[tuple[int, int | str], ...]:
 
 def is_tiff_stack(path: Path) -> bool:
     """Return whether a file is a TIFF file of several pages; false if it cannot be read."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return False
-    try:
-        count, _, imagej = _pages_of(path)
-    except ImageReadError:
-        return False
-    return count > 1 or imagej.get("images", "1") != "1"
+    return _is_stack(_pages_of(path))
 
 
 def image_stack(paths: Sequence[Path]) -> tuple[SliceHeader, ...]:
@@ -54,8 +47,9 @@ def image_stack(paths: Sequence[Path]) -> tuple[SliceHeader, ...]:
     Raises:
         SpinelineError: an image cannot be read, or their sizes differ.
     """
-    if len(paths) == 1 and is_tiff_stack(paths[0]):
-        return _page_stack(paths[0])
+    pages = _pages_of(paths[0]) if len(paths) == 1 else ()
+    if _is_stack(pages):
+        return _page_stack(paths[0], pages)
     ordered = sorted(paths, key=natural_order)
     sizes = {path: image_size(path) for path in ordered}
     width, height = _one_size(sizes, "{odd}: {found} pixels, and {count} images beside it have")
@@ -65,9 +59,9 @@ def image_stack(paths: Sequence[Path]) -> tuple[SliceHeader, ...]:
     )
 
 
-def _page_stack(path: Path) -> tuple[SliceHeader, ...]:
+def _page_stack(path: Path, pages: Sequence[TiffPage]) -> tuple[SliceHeader, ...]:
     """The pages of a TIFF file as slices, with the size of a pixel if ImageJ wrote it."""
-    count, tags, imagej = _pages_of(path)
+    count, imagej = len(pages), _imagej_values(pages[0])
     if sum(imagej.get(name, "1") != "1" for name in ("channels", "slices", "frames")) > 1:
         msg = f"{path}: its pages are of several channels or times; save the slices of one of them"
         raise ImageReadError(msg)
@@ -76,16 +70,16 @@ def _page_stack(path: Path) -> tuple[SliceHeader, ...]:
             f"{path}: ImageJ says that it holds {imagej['images']:.20} images, and it has {count} "
         )
         raise ImageReadError(f"{msg}page(s); save it in another format, such as an image sequence")
-    sizes = {page: image_size(path, page) for page in range(count)}
+    sizes = {page.index: page.size_wh for page in pages}
     text = f"{path}: page {{odd}} (from 0) has {{found}} pixels, and {{count}} others have"
     width, height = _one_size(sizes, text)
-    spacing = _imagej_spacing(tags, imagej.get("unit", ""))
+    spacing = _imagej_spacing(pages[0], imagej.get("unit", ""))
     return tuple(
         SliceHeader(
             path, "", "", "", height, width, spacing,
-            instance_number=page + 1, frame=page, frames=count,
+            instance_number=number, frame=page.index, frames=count,
         )
-        for page in range(count)
+        for number, page in enumerate(pages, 1)
     )  # fmt: skip
 
 
@@ -100,36 +94,38 @@ def _one_size(sizes: Mapping[Slice, tuple[int, int]], text: str) -> tuple[int, i
     return usual
 
 
-def _pages_of(path: Path) -> tuple[int, dict[int, Any], dict[str, str]]:
-    """The number of pages of a TIFF file, the tags of the first, and what ImageJ says of them.
-
-    Raises:
-        ImageReadError: it cannot be read.
-    """
-    from PIL import Image
-
+def _pages_of(path: Path) -> tuple[TiffPage, ...]:
+    """The pages of a TIFF file without previews and masks; none if it cannot be read as one."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return ()
     try:
-        with Image.open(path, formats=("TIFF",)) as picture:
-            count = int(picture.n_frames)  # type: ignore[attr-defined]
-            tags = dict(picture.tag_v2)  # type: ignore[attr-defined]
-    except Exception as error:  # Pillow raises errors of many kinds on damaged files
-        raise ImageReadError(f"{path}: cannot be read as TIFF ({first_line(error)})") from error
-    text = str(tags.get(_IMAGE_DESCRIPTION, ""))
-    lines = text.splitlines() if text.startswith("ImageJ=") else []
-    return count, tags, dict(line.partition("=")[::2] for line in lines)
+        return whole_pages(tiff_pages(path))
+    except (OSError, ValueError):
+        return ()
 
 
-def _imagej_spacing(tags: Mapping[int, Any], unit: str) -> tuple[float, float] | None:
+def _is_stack(pages: Sequence[TiffPage]) -> bool:
+    return len(pages) > 1 or any(
+        _imagej_values(page).get("images", "1") != "1" for page in pages[:1]
+    )
+
+
+def _imagej_values(page: TiffPage) -> dict[str, str]:
+    """What ImageJ says of its pages in the first one's description; empty for other programs."""
+    lines = page.description.splitlines() if page.description.startswith("ImageJ=") else []
+    return dict(line.partition("=")[::2] for line in lines)
+
+
+def _imagej_spacing(page: TiffPage, unit: str) -> tuple[float, float] | None:
     """Height and width of a pixel in mm by ImageJ's tags, or None if they do not say it.
 
     Other programs use the tags of the resolution for the size on paper.
     """
-    unit_mm = _UNITS_MM.get(unit.replace("\\u00B5", "u").replace("\xb5", "u"), math.nan)
-    try:
-        height, width = (unit_mm / float(tags[tag]) for tag in (_Y_RESOLUTION, _X_RESOLUTION))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    unit_mm = _UNITS_MM.get(unit.replace("\\u00B5", "u").replace("\xb5", "u"))
+    if unit_mm is None or page.resolution_yx is None:
         return None
-    return (height, width) if 0 < height < 100 and 0 < width < 100 else None
+    height, width = (unit_mm / per_unit for per_unit in page.resolution_yx)
+    return (height, width) if height < 100 and width < 100 else None
 
 
 def looks_like_stack(paths: Sequence[Path]) -> bool:

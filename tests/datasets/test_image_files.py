@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -195,6 +196,69 @@ def test_a_page_of_deep_colour(tmp_path: Path) -> None:
     cv2.imwritemulti(str(tmp_path / "a.tif"), list(deep))
     wanted = deep[2, :, :, ::-1].astype(np.float64) @ (0.299, 0.587, 0.114)
     assert_allclose(read_image(tmp_path / "a.tif", 2), wanted, rtol=1e-5)
+
+
+def test_one_page_of_deep_colour_is_decoded_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = np.random.default_rng(2).integers(0, 65536, (3, 6, 7, 3), dtype=np.uint16)
+    cv2.imwritemulti(str(tmp_path / "a.tif"), list(deep))
+    opened = []
+    decode = cv2.imdecode
+
+    def count(buffer: np.ndarray, flags: int) -> np.ndarray:
+        opened.append(cv2.imdecodemulti(buffer, flags)[1])
+        return decode(buffer, flags)
+
+    monkeypatch.setattr(cv2, "imdecode", count)
+    read_image(tmp_path / "a.tif", 1)
+    assert [len(pages) for pages in opened] == [1]
+
+
+def save_kinds(
+    path: Path, kinds: Sequence[tuple[int, np.ndarray]], tag: int = 254, **keys: object
+) -> Path:
+    """A TIFF file of pages with a NewSubfileType, or another tag, of their own."""
+    made = []
+    for kind, pixels in kinds:
+        page = Image.fromarray(pixels)
+        page.encoderinfo = {"tiffinfo": {tag: kind}}
+        made.append(page)
+    made[0].save(path, save_all=True, append_images=made[1:], **made[0].encoderinfo, **keys)
+    return path
+
+
+SMALL = STORED[::4, ::4]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "tag"),
+    [
+        pytest.param([(0, STORED), (1, SMALL)], 254, id="preview behind"),
+        pytest.param([(1, SMALL), (0, STORED)], 254, id="preview before"),
+        pytest.param([(1, SMALL), (2, STORED), (5, SMALL)], 254, id="a scanner's"),
+        pytest.param([(0, STORED), (4, STORED // 2)], 254, id="mask"),
+        pytest.param([(1, STORED), (2, SMALL)], 255, id="the older tag"),
+        pytest.param([(1, STORED), (4, STORED // 2)], 262, id="mask by its photometry"),
+        pytest.param([(1, STORED)], 254, id="marked as a copy of nothing"),
+    ],
+)
+@pytest.mark.parametrize("keys", [{}, {"big_tiff": True}], ids=["", "big"])
+def test_previews_and_masks_are_no_pages(
+    tmp_path: Path, kinds: list[tuple[int, np.ndarray]], tag: int, keys: dict
+) -> None:
+    path = save_kinds(tmp_path / "a.tif", kinds, tag, **keys)
+    assert image_size(path) == (40, 24)
+    assert_array_equal(read_image(path), STORED)
+    assert exif_orientation(path) == 1
+
+
+@pytest.mark.parametrize("kinds", [[(1, STORED), (0, STORED)], [(2, STORED), (2, STORED)]])
+def test_pages_that_are_as_large_as_others_are_kept(
+    tmp_path: Path, kinds: list[tuple[int, np.ndarray]]
+) -> None:
+    with pytest.raises(ImageReadError, match="holds several pages"):
+        read_image(save_kinds(tmp_path / "a.tif", kinds))
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.bmp", "a.png", "a.jpg"])

@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.images import read_image
 from spineline.datasets.volumes.stacks import (
     image_stack,
     is_tiff_stack,
@@ -129,3 +130,32 @@ def test_pages_of_other_sizes_are_refused(tmp_path: Path) -> None:
         SpinelineError, match=r"a\.tif: page 1 .* 30x21 .*, and 2 others have 30x20"
     ):
         image_stack([tmp_path / "a.tif"])
+
+
+def test_previews_and_masks_are_no_slices(tmp_path: Path) -> None:
+    pages = [Image.new("L", (30, 20) if n else (6, 4), n) for n in range(5)]
+    for page, kind in zip(pages, (1, 2, 2, 4, 2), strict=True):
+        page.encoderinfo = {"tiffinfo": {254: kind}}
+    path = tmp_path / "a.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:], tiffinfo={254: 1})
+    stack = image_stack([path])
+    assert [(header.instance_number, header.frame) for header in stack] == [(1, 1), (2, 2), (3, 4)]
+    assert {(header.rows, header.columns) for header in stack} == {(20, 30)}
+    assert [read_image(path, header.frame)[0, 0] for header in stack] == [1, 2, 4]
+
+
+def test_the_headers_of_pages_are_read_without_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiff(tmp_path / "a.tif", 30)
+    opened: list[Path] = []
+    whole = Path.open
+
+    def count(path: Path, *args: object) -> object:
+        opened.append(path)
+        return whole(path, *args)
+
+    monkeypatch.setattr(Path, "open", count)
+    monkeypatch.setattr(Image, "open", None)
+    assert len(image_stack([path])) == 30
+    assert opened == [path]
