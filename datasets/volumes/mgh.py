@@ -12,10 +12,12 @@ import zlib
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from spineline.datasets.common.arrays import Float32Array, FloatArray
+from spineline.datasets.common.arrays import FloatArray
 
 MGH_SUFFIXES: tuple[str, ...] = (".mgh", ".mgz")
 
@@ -79,11 +81,11 @@ def read_mgh_header(path: Path) -> MghHeader:
     return MghHeader(size, volumes, _TYPES[kind], spacing, directions, origin)
 
 
-def read_mgh_slice(path: Path, axis: int, number: int) -> Float32Array:
-    """Read one slice of the first volume: the voxels with this index along an axis.
+def read_mgh_voxels(path: Path) -> npt.NDArray[Any]:
+    """Read the first volume.
 
     Returns:
-        (rows, columns): columns run along the first of the two other axes, rows along the second.
+        (slices, rows, columns) with the file's own dtype: the axes of the file, the first one last.
 
     Raises:
         OSError: it cannot be opened or unpacked.
@@ -95,8 +97,7 @@ def read_mgh_slice(path: Path, axis: int, number: int) -> Float32Array:
         data = _read(file, math.prod(header.size) * np.dtype(header.dtype).itemsize)
         while file.read(1 << 20):  # to the end, where gzip's checksum is
             pass
-    voxels = np.frombuffer(data, header.dtype).reshape(header.size[::-1])
-    return np.ascontiguousarray(voxels.take(number, axis=2 - axis), dtype=np.float32)
+    return np.frombuffer(data, header.dtype).reshape(header.size[::-1])
 
 
 def _opened(path: Path) -> BufferedIOBase:

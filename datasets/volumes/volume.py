@@ -13,6 +13,7 @@ was acquired in another plane is cut if its voxels are small enough, and refused
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import zlib
@@ -23,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from spineline.datasets.common.arrays import Float32Array, FloatArray
 from spineline.datasets.common.errors import SpinelineError, first_line
+from spineline.datasets.common.files import file_state
 from spineline.datasets.common.remarks import PathText, Remark, remark
 from spineline.datasets.dicom.geometry import MOST_ASPECT
 from spineline.datasets.dicom.header import SliceHeader
@@ -33,7 +36,7 @@ from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.dicom.stacks.series import series_of
 from spineline.datasets.dicom.types import Study
 from spineline.datasets.images import IMAGE_SUFFIXES, is_constant, read_image
-from spineline.datasets.volumes.mgh import MGH_SUFFIXES, read_mgh_header, read_mgh_slice
+from spineline.datasets.volumes.mgh import MGH_SUFFIXES, read_mgh_header, read_mgh_voxels
 
 VOLUME_FORMATS: dict[str, str] = {
     ".nii": "NIfTI",
@@ -52,6 +55,9 @@ _READERS = {"NIfTI": "NiftiImageIO", "MetaImage": "MetaImageIO", "NRRD": "NrrdIm
 
 MAX_VOXELS = 1 << 29
 """Volumes with more voxels are refused before they are read."""
+
+_MOST_KEPT_VOXELS = 1 << 26
+"""Voxels of larger volumes are not kept in memory between slices."""
 
 _UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
 """Units of a NRRD header."""
@@ -182,27 +188,67 @@ def slice_pixels(header: SliceHeader) -> Float32Array:
 
 
 def _volume_pixels(header: SliceHeader) -> Float32Array:
-    if volume_suffix(header.path) in MGH_SUFFIXES:
-        grid = _mgh_grid(header.path)
+    path, number = header.path, header.frame or 0
+    grid = _grid(path)
+    if _is_packed(path) and math.prod(grid.size) <= _MOST_KEPT_VOXELS:
+        voxels = _kept_voxels(path, *map(file_state, volume_files(path)))
+    else:
+        voxels, number = _voxels(path, number), 0
+    return np.ascontiguousarray(voxels.take(number, axis=2 - grid.across), dtype=np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_voxels(path: Path, *_: str) -> npt.NDArray[Any]:
+    """All slices of a packed volume, which would be unpacked for each of them otherwise.
+
+    Args:
+        path: the file.
+        *_: the states of its files, so that a changed file is read again.
+    """
+    return _voxels(path)
+
+
+def _voxels(path: Path, number: int | None = None) -> npt.NDArray[Any]:
+    """Read the first volume, (slices, rows, columns) in reversed order of the file's axes.
+
+    Args:
+        path: the file.
+        number: the only sagittal slice that is wanted; None for all.
+    """
+    if volume_suffix(path) in MGH_SUFFIXES:
         try:
-            return read_mgh_slice(header.path, grid.across, header.frame or 0)
+            voxels = read_mgh_voxels(path)
         except (OSError, ValueError) as error:
-            raise _unreadable(header.path, error) from error
-    with _opened(header.path) as reader:
-        grid = _grid_of(reader, header.path)
-        _check_whole(reader, header.path)
-        _check_packing(header.path)
+            raise _unreadable(path, error) from error
+        return voxels if number is None else voxels.take([number], axis=2 - _grid(path).across)
+    with _opened(path) as reader:
+        grid = _grid_of(reader, path)
+        _check_whole(reader, path)
+        _check_packing(path)
         dimensions = reader.GetDimension()
         size = [*grid.size, *[1] * (dimensions - 3)]
         index = [0] * dimensions
-        size[grid.across], index[grid.across] = 1, header.frame or 0
+        if number is not None:
+            size[grid.across], index[grid.across] = 1, number
         reader.SetExtractSize(size)
         reader.SetExtractIndex(index)
         import SimpleITK
 
         voxels = SimpleITK.GetArrayFromImage(reader.Execute())
-    pixels = voxels.reshape(voxels.shape[-3:]).squeeze(2 - grid.across)  # axes in reversed order
-    return np.ascontiguousarray(pixels, dtype=np.float32)
+    return voxels.reshape(voxels.shape[-3:])
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a slice can only be read by unpacking those before it."""
+    suffix = volume_suffix(path)
+    return suffix in (".nii.gz", *MGH_SUFFIXES) or _data_file(path)[2] is not None
+
+
+def _grid(path: Path) -> _Grid:
+    if volume_suffix(path) in MGH_SUFFIXES:
+        return _mgh_grid(path)
+    with _opened(path) as reader:
+        return _grid_of(reader, path)
 
 
 def _slice_of(path: Path, grid: _Grid, number: int) -> SliceHeader:

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from spineline.datasets.dicom.geometry import pixel_to_patient, to_standard_orientation
 from spineline.datasets.dicom.select import choose_slice
+from spineline.datasets.volumes import volume as volume_module
 from spineline.datasets.volumes.volume import (
     VolumeReadError,
     read_volume,
@@ -396,6 +397,43 @@ def test_packed_voxels_that_are_damaged_are_not_read(tmp_path: Path, name: str) 
         path.write_bytes(damaged)
         with pytest.raises(VolumeReadError, match=r"unpacked|cut short|cannot be read"):
             slice_pixels(choose_slice(read_volume(tmp_path / name).study).slice)
+
+
+@pytest.mark.parametrize("name", ["a.mgz", "a.nii.gz", "a.mha", "a.nrrd", "a.nii"])
+def test_a_packed_volume_is_unpacked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    data, affine = voxels((0, 1, 2)), sagittal((0, 1, 2), (1, 1, 1))
+    path = tmp_path / name
+    if path.suffix in (".mha", ".nrrd"):
+        image = sitk.GetImageFromArray(data.T)
+        image.SetSpacing(SPACING)
+        sitk.WriteImage(image, str(path), True)
+    else:
+        write_by_nibabel(path, data, affine)
+    read: list[int | None] = []
+    voxels_of = volume_module._voxels
+
+    def count(path: Path, number: int | None = None) -> np.ndarray:
+        read.append(number)
+        return voxels_of(path, number)
+
+    monkeypatch.setattr(volume_module, "_voxels", count)
+    headers = read_volume(path).study.series[0].slices
+    for header in headers:
+        assert_array_equal(slice_pixels(header), data[header.frame].T)
+    assert read == ([None] if name != "a.nii" else [header.frame for header in headers])
+    monkeypatch.setattr(volume_module, "_MOST_KEPT_VOXELS", 9)
+    assert_array_equal(slice_pixels(headers[1]), data[headers[1].frame].T)
+    assert read[-1] == headers[1].frame
+
+
+def test_a_packed_volume_that_was_changed_is_read_again(tmp_path: Path) -> None:
+    data, affine = voxels((0, 1, 2)), sagittal((0, 1, 2), (1, 1, 1))
+    for change in (0, 1):
+        path = write_by_nibabel(tmp_path / "a.mgz", data + np.int16(change), affine)
+        header = read_volume(path).study.series[0].slices[0]
+        assert_array_equal(slice_pixels(header), data[header.frame].T + change)
 
 
 def test_an_even_slice_is_an_error(tmp_path: Path) -> None:
