@@ -121,7 +121,9 @@ def _read_source(settings: DataCheck) -> AnnotationSource:
         )
         return read_export(export)
     if kind == "result":
-        return read_results(annotations, images, ResultRules(empty_tag=settings.empty_tag))
+        return read_results(
+            annotations, images, ResultRules(empty_tag=settings.empty_tag, volumes=True)
+        )
     if kind == "report":
         return read_report(annotations, images, empty_tag=settings.empty_tag)
     return read_tianchi(annotations, images, empty_tag=settings.empty_tag)

@@ -3,7 +3,7 @@
 These parts of a file are read:
 
 - The identity of the image, and its size. The identity is ``instance_uid``, or ``file`` and
-  ``slice`` of a volume, or for a plain image the name of the result's folder.
+  ``slice`` of a volume or a stack of images, or else the name of the result's folder.
 - ``level``, ``point_xy`` and ``confidence`` of each structure, and the classes of ``seven`` and
   ``binary``, which become pathology tags. Their probabilities are ignored. ``point_mm`` is only
   used with a file of several frames, where its plane identifies the frame.
@@ -98,8 +98,8 @@ def parse_result(content: Any, where: str) -> ResultContent:
     )
     _check_once(structures, where)
     uid, (file, number) = _uid(content, "instance_uid", where), _slice(image, where)
-    in_volume = uid is None and file is not None and bool(volume_suffix(Path(file)))
-    if not in_volume:  # volumes may be stored upside down, and are turned upright first
+    in_stack = uid is None and file is not None
+    if not (in_stack and volume_suffix(Path(str(file)))):  # volumes are turned upright first
         check_order(structures, where)
     return ResultContent(
         study_uid=_uid(content, "study_uid", where),
@@ -113,7 +113,7 @@ def parse_result(content: Any, where: str) -> ResultContent:
         refused=content.get("status") == "refused" and not structures,
         forced=content.get("status") == "forced",
         file=file,
-        slice_index=number if in_volume else None,
+        slice_index=number if in_stack else None,
     )
 
 

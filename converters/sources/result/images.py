@@ -1,10 +1,12 @@
-"""The images of results: DICOM instances by UID, plain images by name."""
+"""The images of results: DICOM instances by UID, slices by their file, plain images by name."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -17,13 +19,15 @@ from spineline.converters.sources.frames import find_frames, size_of_frame
 from spineline.converters.sources.report import study_of
 from spineline.converters.sources.result.content import ResultContent
 from spineline.converters.sources.result.files import ResultFile
-from spineline.converters.sources.source import EntryError, SourceBuilder
+from spineline.converters.sources.source import EntryError, SourceBuilder, short
+from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import plain_name
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.study import Uids, instances_by_uids, scan, uids_of
 from spineline.datasets.dicom.types import Study
 from spineline.datasets.images import IMAGE_SUFFIXES, image_names
+from spineline.datasets.volumes.stacks import image_stack
 from spineline.datasets.volumes.volume import volume_suffix
 
 _IN_PLANE_MM = 0.25  # results are rounded to micrometres; frames are a millimetre apart
@@ -43,8 +47,8 @@ class ImagesOfResults:
         study_ids: study ids by study UID.
         seen: study UIDs and names of images that have a result, even an unreadable one.
         done: UIDs of slices and files of plain images that have a record.
-        volumes: the volumes, if a result refers to one.
-        slices: slices of volumes, by the id of the record.
+        volumes: the files of the folder, if a result refers to a slice of a volume or a stack.
+        slices: slices of volumes and stacks, by the id of the record.
     """
 
     root: Path
@@ -86,22 +90,50 @@ class ImagesOfResults:
         return self.study_ids.setdefault(uid, entry.image_id)
 
     def slice_of(self, entry: ResultFile, content: ResultContent) -> FoundImage:
-        """Return the slice of a volume that a result refers to.
+        """Return the slice of a volume, or of a stack of images, that a result refers to.
 
-        Volumes with the same name are distinguished as in ``pipeline predict``'s names of results.
+        Files with the same name are distinguished as in ``pipeline predict``'s names of results.
 
         Raises:
             EntryError: it is missing, or its size differs from the result's.
         """
         name, volumes = str(content.file), cast(ImagesOfExport, self.volumes)  # see `of`
         alike = [file for file in volumes.files if file.name == name]
-        for file in alike if len(alike) > 1 else ():
-            if entry.image_name in _case_names(file):
-                name = str(file)
-        found = volumes.find(ExportedImage(entry.where, name, "", content.slice_index))
+        is_volume = bool(volume_suffix(Path(name)))
+        if len(alike) > 1:
+            names_of = _case_names if is_volume else partial(_stack_names, root=self.root)
+            alike = [file for file in alike if entry.image_name in names_of(file)] or alike
+        if is_volume:
+            name = str(alike[0]) if len(alike) == 1 else name
+            found = volumes.find(ExportedImage(entry.where, name, "", content.slice_index))
+        else:
+            found = volumes.take(entry.where, self._image_in_stack(entry, content, alike))
         if found.header is not None:
             _check_size(entry, content, found.header.columns, found.header.rows)
         return found
+
+    def _image_in_stack(
+        self, entry: ResultFile, content: ResultContent, files: Sequence[PurePosixPath]
+    ) -> SliceHeader:
+        """One of the files with the name that a result states, or a page of it."""
+        if len(files) != 1:
+            wanted = f"file {short(content.file)}"
+            if not files:
+                detail = f"{entry.where}: no {wanted} in the images folder"
+                raise EntryError("label_without_frame", detail)
+            detail = f"{entry.where}: {len(files)} files fit its {wanted}: "
+            raise EntryError("several_images", detail + ", ".join(map(str, files[:3])))
+        try:
+            headers = image_stack([self.root / str(files[0])])
+        except SpinelineError as error:
+            detail = str(error).replace(f"{self.root}{os.sep}", "")
+            raise EntryError("unreadable_image", f"{entry.where}: {detail}") from error
+        page = content.slice_index
+        found = [header for header in headers if header.frame in (None, page)]
+        if not found:
+            detail = f"{entry.where}: page {page} (from 0) is none of the {len(headers)} slices in "
+            raise EntryError("no_slice", f"{detail}{files[0]}")
+        return found[0]
 
     def image_of(
         self, entry: ResultFile, content: ResultContent
@@ -173,6 +205,13 @@ def _case_names(volume: PurePosixPath) -> set[str]:
     """Names that ``pipeline predict`` may give the results of a volume."""
     stem = volume.name[: -len(volume_suffix(Path(volume.name)))]
     return {stem, plain_name("_".join((*volume.parts[:-1], stem)), "volume")}
+
+
+def _stack_names(file: PurePosixPath, root: Path) -> set[str]:
+    """Names that ``pipeline predict`` may give the results of a stack with this file."""
+    folder = "_".join(file.parts[:-1])
+    ways = (folder or root.name, f"{folder}_{file.stem}".strip("_"), file.stem, file.name)
+    return {plain_name(way, "stack") for way in ways}
 
 
 def _check_size(entry: ResultFile, content: ResultContent, width: int, height: int) -> None:

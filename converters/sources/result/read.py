@@ -46,7 +46,8 @@ class ResultRules:
         rule_boxes: make boxes from the points by the box rule; else use the result's own.
         empty_tag: grade of a structure without one; None leaves it unlabelled.
         reviewed_only: leave out results whose review no reader has finished.
-        volumes: read results of volumes, with their slices turned upright; else leave them out.
+        volumes: read results of volumes, with their slices turned upright, and of stacks of images;
+            else leave them out.
     """
 
     min_confidence: float = 0.0
@@ -156,7 +157,7 @@ def _read(
     """Read one result into a record, or record the reason why it is left out."""
     header, file, place = None, None, ""
     if content.slice_index is not None:
-        content = _in_volume(entry, content, images, rules)
+        content = _in_stack(entry, content, images, rules)
         file, place = images.slices[entry.image_id].file, f", slice {content.slice_index}"
     else:
         header, file = images.image_of(entry, content)
@@ -230,17 +231,17 @@ def _check_complete(entry: ResultFile, marks: Sequence[MarkedPoint], rules: Resu
         raise EntryError("point_count", detail, failed=False)
 
 
-def _in_volume(
+def _in_stack(
     entry: ResultFile, content: ResultContent, images: ImagesOfResults, rules: ResultRules
 ) -> ResultContent:
-    """The content of a volume's result, in pixels of its upright slice.
+    """The content of a volume's or stack's result, in pixels of its upright slice.
 
     Raises:
         EntryError: the slice is missing, or levels do not run from top to bottom in it.
     """
     if not rules.volumes:
-        detail = f"{entry.where}: is of a slice of a volume, whose results can be converted and "
-        raise EntryError("label_without_frame", f"{detail}exported alone")
+        detail = f"{entry.where}: is of a slice of a volume or stack of images, whose results can "
+        raise EntryError("label_without_frame", f"{detail}be converted, but not evaluated")
     found = images.slices[entry.image_id] = images.slice_of(entry, content)
     structures = []
     for one in content.structures:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from spineline.converters.check import check
 from spineline.converters.convert import convert_result
-from spineline.converters.settings import ConvertPredicted
+from spineline.converters.settings import ConvertPredicted, DataCheck
 from spineline.converters.sources.result.read import ResultRules, read_results
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.labels import LEVELS
@@ -124,4 +126,87 @@ def test_evaluation_takes_no_results_of_volumes(tmp_path: Path) -> None:
     voxels = write_volume(tmp_path / "volumes/case7.nii.gz", "RAS")
     write_result(tmp_path / "run/case7/result.json", "case7.nii.gz", voxels, "RAS")
     (entry,) = read_results(tmp_path / "run", tmp_path / "volumes").failures
-    assert "can be converted and exported alone" in entry.detail
+    assert "can be converted, but not evaluated" in entry.detail
+
+
+def write_stack(path: Path) -> np.ndarray:
+    """A stack with values of the levels in slice 2: a TIFF file, or the folder of an image."""
+    slices = np.random.default_rng(0).integers(0, 900, (4, HIGH, WIDE)).astype(np.uint16)
+    for n, value in enumerate(VALUES):
+        slices[2, 8 + 11 * n, 20 + n] = value
+    pages = [Image.fromarray(image) for image in slices]
+    if path.suffix == ".tif":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+        return slices
+    path.mkdir(parents=True)
+    for n, page in enumerate(pages):
+        page.save(path / f"im{n + 8}.png")
+    return slices
+
+
+@pytest.mark.parametrize("name", ["case7.tif", "case7"])
+def test_results_of_image_stacks_are_of_their_slice(tmp_path: Path, name: str) -> None:
+    slices = write_stack(tmp_path / "stacks" / name)
+    file = name if ".tif" in name else "im10.png"
+    write_result(tmp_path / "run/case7/result.json", file, slices.transpose(0, 2, 1), "RPI")
+    out = tmp_path / "out"
+    done = convert_result(
+        ConvertPredicted(
+            annotations=tmp_path / "run", images=tmp_path / "stacks", out=out, split="train"
+        )
+    )
+    assert done.failures == ()
+    (record,) = done.source.records
+    assert record.file == (name if ".tif" in name else "case7/im10.png")
+    pixels = done.source.pixels(record)
+    assert [pixels[int(y), int(x)] for x, y in (s.point_xy for s in record.structures)] == list(
+        VALUES
+    )
+    assert load_dataset(out).all_records()[0].structures == record.structures
+    keys = DataCheck(
+        annotations=tmp_path / "run", images=tmp_path / "stacks", out=tmp_path / "checked"
+    )
+    assert "label_without_frame" not in {finding.finding for finding in check(keys).findings}
+
+
+def test_stacks_with_files_of_one_name_are_distinguished(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        slices = write_stack(tmp_path / "stacks" / name)
+        write_result(
+            tmp_path / f"run/{name}/result.json", "im10.png", slices.transpose(0, 2, 1), "RPI"
+        )
+    rules = ResultRules(volumes=True)
+    source = read_results(tmp_path / "run", tmp_path / "stacks", rules)
+    assert [r.file for r in source.records] == ["a/im10.png", "b/im10.png"]
+    (tmp_path / "run/b").rename(tmp_path / "run/c")
+    (entry,) = read_results(tmp_path / "run", tmp_path / "stacks", rules).failures
+    assert "2 files fit its file 'im10.png': a/im10.png, b/im10.png" in entry.detail
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ({"file": "other.tif"}, "no file 'other.tif' in the images folder"),
+        ({"slice": 9}, "page 9 (from 0) is none of the 4 slices in case7.tif"),
+        ({"width": 99}, "image is 99x130, the file has 60x130 pixels: not the same image"),
+        ({"file": "odd.tif"}, "odd.tif: page 1 (from 0) has 3x4 pixels"),
+    ],
+    ids=["file", "slice", "size", "unreadable"],
+)
+def test_a_stack_that_does_not_fit_is_an_error(tmp_path: Path, image, words: str) -> None:
+    slices = write_stack(tmp_path / "stacks/case7.tif")
+    pages = [Image.new("L", (3, 3 + n)) for n in (0, 1, 0)]
+    pages[0].save(tmp_path / "stacks/odd.tif", save_all=True, append_images=pages[1:])
+    turned = slices.transpose(0, 2, 1)
+    write_result(tmp_path / "run/case7/result.json", "case7.tif", turned, "RPI", **image)
+    rules = ResultRules(volumes=True)
+    (entry,) = read_results(tmp_path / "run", tmp_path / "stacks", rules).failures
+    assert words in entry.detail
+
+
+def test_evaluation_takes_no_results_of_stacks(tmp_path: Path) -> None:
+    slices = write_stack(tmp_path / "stacks/case7.tif")
+    write_result(tmp_path / "run/case7/result.json", "case7.tif", slices.transpose(0, 2, 1), "RPI")
+    (entry,) = read_results(tmp_path / "run", tmp_path / "stacks").failures
+    assert "can be converted, but not evaluated" in entry.detail
