@@ -14,6 +14,7 @@ import numpy as np
 from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.volumes.volume import volume_suffix
 from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings, Reason
 from spineline.pipeline.inference.naming import Naming
@@ -339,8 +340,9 @@ def _cut_view(frame: Frame, structures: Sequence[DecodedStructure]) -> list[Rema
 
 def _odd_spacing(frame: Frame, structures: Sequence[DecodedStructure]) -> list[Remark]:
     """A warning of a distance from level to level, in the header's mm, that no spine has."""
-    spacing = None if frame.header is None else frame.header.spacing_rc_mm
-    if spacing is None or len(structures) < _LEAST_STRUCTURES:
+    header = frame.header
+    spacing = None if header is None else header.spacing_rc_mm
+    if header is None or spacing is None or len(structures) < _LEAST_STRUCTURES:
         return []
     high, wide = spacing[::-1] if frame.turn.transpose else spacing
     per_x, per_y = np.divide((wide, high), frame.turn.scale_xy)
@@ -349,8 +351,12 @@ def _odd_spacing(frame: Frame, structures: Sequence[DecodedStructure]) -> list[R
     typical = float(np.median(steps))
     if _STEP_MM[0] <= typical <= _STEP_MM[1]:
         return []
+    source = "the header's PixelSpacing"
+    if not frame.is_dicom:
+        is_volume = bool(volume_suffix(header.path))
+        source = "the header's voxel size" if is_volume else "the file's resolution tags"
     text = (
-        f"vertebra and disc lie {typical:.1f} mm apart by the header's PixelSpacing, wanted "
+        f"vertebra and disc lie {typical:.1f} mm apart by {source}, wanted "
         f"{_STEP_MM[0]:g} to {_STEP_MM[1]:g}: the spacing is wrong, or this is not an adult spine"
     )
     return [warning("spacing_implausible", text, step_mm=round(typical, 3))]

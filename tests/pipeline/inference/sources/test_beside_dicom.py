@@ -89,6 +89,18 @@ def test_pixels_that_are_not_square_are_made_so(
     assert ["made square accordingly" in w.text for w in told] == [True]
 
 
+def test_an_implausible_spacing_is_that_of_the_file(tmp_path, fake_pipeline, make_spots) -> None:
+    image = make_spots()
+    nifti(tmp_path / "a.nii", spot_volume(image), (4.0, 0.2, 0.2))
+    pages = [Image.fromarray(image // (1 + (n != 1))) for n in range(3)]
+    tags = {270: "ImageJ=1.54f\nimages=3\nslices=3\nunit=mm\n", 282: 5.0, 283: 5.0}
+    pages[0].save(tmp_path / "b.tif", save_all=True, append_images=pages[1:], tiffinfo=tags)
+    for name, said in (("a.nii", "header's voxel size"), ("b.tif", "file's resolution tags")):
+        found = fake_pipeline.predict(tmp_path / name).warnings
+        (told,) = [w for w in found if w.code == "spacing_implausible"]
+        assert f"mm apart by the {said}, wanted 10 to 30" in told.text
+
+
 def test_a_volume_that_is_named_after_another_contrast_is_refused(
     tmp_path, fake_pipeline, make_spots
 ) -> None:
