@@ -26,6 +26,7 @@ from spineline.datasets.common.errors import (
     ConfigError,
     SpinelineError,
     first_line,
+    naming_key,
 )
 from spineline.datasets.common.files import (
     check_output,
@@ -127,7 +128,9 @@ def _of_dataset(
     _check_labels(dataset, data)
     places: Mapping[Any, Any] = {}
     if "slicer" in settings.to:
-        places = instances_by_uids(scan(cast(Path, settings.images)))
+        images_folder = cast(Path, settings.images)
+        with naming_key("images", images_folder):
+            places = instances_by_uids(scan(images_folder))
     images, failures = list[ImageToCorrect](), list(dataset.failures)
     for record in {record.image_id: record for record in dataset.all_records()}.values():
         path = dataset.image_path(record)

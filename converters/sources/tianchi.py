@@ -23,7 +23,7 @@ from spineline.converters.sources.source import (
     point_xy,
     source_entries,
 )
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, naming_key
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.dicom.study import Uids, instances_by_uids, scan, uids_of
@@ -57,7 +57,8 @@ def read_tianchi(
         DicomReadError: the folder is missing or holds no DICOM image.
     """
     entries = source_entries(annotations, "tianchi", "studies (studyUid and data)")
-    found = scan(images) if studies is None else tuple(studies)
+    with naming_key("images", images):
+        found = scan(images) if studies is None else tuple(studies)
     index = _Index.of(found, images)
     rules = PointRules(keep_fewer=True, empty_tag=() if empty_tag is None else (empty_tag,))
     builder = SourceBuilder()

@@ -6,6 +6,10 @@ happened, what was found, what is allowed and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class SpinelineError(Exception):
     """Base of all errors that spineline raises on purpose."""
@@ -37,6 +41,23 @@ class UnknownWeightsError(WeightsError, ConfigError):
 
 class OutputExistsError(SpinelineError):
     """The output exists and ``overwrite=true`` was not given."""
+
+
+@contextmanager
+def naming_key(key: str, path: Path) -> Iterator[None]:
+    """Within this context, an error about a path names the key that gave it.
+
+    >>> with naming_key("source", Path("a")):
+    ...     raise DicomReadError("a: an empty folder")
+    Traceback (most recent call last):
+    spineline.datasets.common.errors.DicomReadError: source=a: an empty folder
+    """
+    try:
+        yield
+    except SpinelineError as error:
+        if not str(error).startswith(f"{path}:"):
+            raise
+        raise type(error)(f"{key}={error}") from error
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

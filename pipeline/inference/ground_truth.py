@@ -20,7 +20,12 @@ from spineline.converters.sources.result.read import ResultRules, read_results
 from spineline.converters.sources.source import AnnotationSource, LeftOut, detect_kind, load_json
 from spineline.converters.sources.tianchi import read_tianchi
 from spineline.datasets.bare.contents import LEFT_OUT
-from spineline.datasets.common.errors import AnnotationError, ConfigError, DicomReadError
+from spineline.datasets.common.errors import (
+    AnnotationError,
+    ConfigError,
+    DicomReadError,
+    naming_key,
+)
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
 from spineline.datasets.dicom.header import SliceHeader
@@ -167,7 +172,8 @@ def _moved(structure: GradedStructure, seen: SliceHeader, labelled: SliceHeader)
 
 
 def _from_tianchi(settings: GroundTruthSettings, annotations: Path, images: Path) -> GroundTruthSet:
-    studies = scan(images)
+    with naming_key("source", images):
+        studies = scan(images)
     return _of_studies(settings, read_tianchi(annotations, images, studies=studies), studies)
 
 

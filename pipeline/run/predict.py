@@ -21,6 +21,7 @@ from spineline.datasets.common.errors import (
     ConfigError,
     OutputExistsError,
     SpinelineError,
+    naming_key,
 )
 from spineline.datasets.common.files import (
     check_output,
@@ -161,7 +162,7 @@ def _predict(
     else:
         raise ConfigError(f"engine={settings.engine}: loads its own models; leave pipeline out")
     stamp = Stamp(weights, results_hash(settings), package_version())
-    with quiet_names(settings):
+    with naming_key("source", settings.source), quiet_names(settings):
         cases: Sequence[Case] = find_cases(
             settings.source,
             window=settings.window,

@@ -22,7 +22,7 @@ from spineline.converters.settings import ConvertTianchi, DataExport
 from spineline.datasets.coco import coco_from_records, coco_text
 from spineline.datasets.commands.phantom import phantom
 from spineline.datasets.commands.settings import DataPhantom
-from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError, DicomReadError
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom.geometry import pixel_to_patient
 from spineline.datasets.dicom.study import instances_by_uids, scan, uids_of
@@ -336,6 +336,11 @@ def test_boxes_in_place_of_points(spines, tmp_path):
             {"data": "data/annotations/val.json", "images": "ph/studies", "to": ("slicer",)},
             ConfigError,
             "a bare COCO file does not say which DICOM slice it marks",
+        ),
+        (
+            {"data": "data", "images": "nowhere", "to": ("slicer",)},
+            DicomReadError,
+            "images=.*nowhere: no such file or folder",
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,

@@ -20,7 +20,7 @@ from spineline.converters.sources.report import study_of
 from spineline.converters.sources.result.content import ResultContent
 from spineline.converters.sources.result.files import ResultFile
 from spineline.converters.sources.source import EntryError, SourceBuilder, short
-from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.errors import SpinelineError, naming_key
 from spineline.datasets.common.files import plain_name
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.dicom.header import SliceHeader
@@ -71,7 +71,8 @@ class ImagesOfResults:
         """Find the images that the results need: DICOM by header, plain images by name."""
         found = cls(images if images.is_dir() else images.parent)
         if any(content.instance_uid is not None for content in contents):
-            scanned = scan(images) if studies is None else studies
+            with naming_key("images", images):
+                scanned = scan(images) if studies is None else studies
             found.studies = tuple(study for study in scanned if study.series)
             found.headers = instances_by_uids(found.studies)
         if any(content.slice_index is not None for content in contents):

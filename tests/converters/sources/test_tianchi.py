@@ -40,6 +40,11 @@ def files_uid(study, number):
     return f"1.2.826.0.1.3680043.8.498.77.{study}.1.{number}"
 
 
+def test_a_folder_that_is_missing_is_named_with_its_key(tianchi_source, tmp_path):
+    with pytest.raises(DicomReadError, match=r"^images=.*gone: no such file or folder"):
+        read_tianchi(tianchi_source(1).annotations, tmp_path / "gone")
+
+
 def test_pixels_are_those_of_the_marked_slice(tianchi_source):
     import numpy as np
     import pydicom

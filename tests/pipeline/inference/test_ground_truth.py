@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from spineline.converters.sources.result.corrections import Corrections, write_corrections
-from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError, DicomReadError
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.study import scan, uids_of
 from spineline.datasets.splits import write_manifest
@@ -73,6 +73,11 @@ def test_the_annotated_slice_or_the_studys_own_choice(cohort: Labels) -> None:
     assert len(own.headers) == 9
     uids = [truth.record.instance_uid for truth in labelled.truths]
     assert [case.header and case.header.instance_uid for case in labelled.cases()] == uids
+
+
+def test_a_source_that_is_missing_is_named_with_its_key(cohort: Labels, tmp_path: Path) -> None:
+    with pytest.raises(DicomReadError, match=r"^source=.*gone: no such file or folder"):
+        load((tmp_path / "gone", cohort[1]))
 
 
 def test_two_labels_of_a_study_are_one_case(cohort: Labels) -> None:

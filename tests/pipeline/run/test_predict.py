@@ -361,6 +361,14 @@ def test_bad_studies(tmp_path, fake_models, make_study, predict, spoil, message:
         assert json.loads(line)["status"] == "failed"
 
 
+@pytest.mark.parametrize("make", [lambda _: None, Path.mkdir], ids=["missing", "empty"])
+def test_a_source_without_studies_is_named_with_its_key(tmp_path, fake_models, predict, make):
+    make(tmp_path / "s")
+    code, _, warned = predict(tmp_path / "s")
+    assert code == 1
+    assert warned.startswith(f"error: source={tmp_path / 's'}: ")
+
+
 def test_a_study_without_t2_is_looked_at_by_force(
     tmp_path, fake_models, make_study, predict
 ) -> None:

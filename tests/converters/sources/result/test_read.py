@@ -152,6 +152,12 @@ def test_dicom_results(dicom) -> None:
     assert np.array_equal(source.pixels(second), stored)
 
 
+def test_a_folder_that_is_missing_is_named_with_its_key(dicom, tmp_path) -> None:
+    run = dicom(3)
+    with pytest.raises(DicomReadError, match=r"^images=.*gone: no such file or folder"):
+        read_results(run.folder, tmp_path / "gone")
+
+
 def test_plain_images_by_the_names_that_predict_gives(plain, tmp_path) -> None:
     run = plain("053-000", "053-001", "a b")
     cv2.imwrite(str(run.images / "c.jpg"), np.zeros((160, 96), np.uint8))
