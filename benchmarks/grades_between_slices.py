@@ -31,11 +31,10 @@ from typing import Any
 
 import numpy as np
 from harness import figure_text, parse_words
-from labelled_grades import command_text, figure
+from labelled_grades import as_one, command_text, figure
 from pages import write_section
 
 from spineline.classify import Classifier, CombinedClassifier, load_classifier
-from spineline.classify.combined import as_one
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 from spineline.datasets.common.errors import ConfigError

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from spineline.classify import Classifier, CombinedClassifier, Grades, load_classifier
-from spineline.classify.combined import as_one
+from spineline.classify.combined import Combination, MemberClassifier, equal_shares
 from spineline.datasets.common.arrays import FloatArray, IntArray, PixelArray
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import Settings, key
@@ -57,6 +57,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 """AUC of normal against abnormal, and of V5 among discs, the only kind that can have it."""
 
 NOT_SHOWN = ("out=", "page=", "overwrite=", "section=")
+
+
+def as_one(classifier: MemberClassifier | CombinedClassifier) -> CombinedClassifier:
+    """A classifier as a combination; a single classifier becomes a combination of one."""
+    if isinstance(classifier, CombinedClassifier):
+        return classifier
+    return CombinedClassifier((classifier,), Combination(equal_shares([classifier.head])))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

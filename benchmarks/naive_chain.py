@@ -34,8 +34,9 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import torch
+from labelled_grades import as_one
 
-from spineline.classify.combined import CombinedClassifier, as_one
+from spineline.classify.combined import CombinedClassifier
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table

@@ -25,8 +25,8 @@ import harness
 import numpy as np
 import pydicom
 import torch
+from labelled_grades import as_one
 
-from spineline.classify.combined import as_one
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table

@@ -410,13 +410,6 @@ def _spread(grades: Grades, rows: BoolArray) -> Grades:
     return Grades(spread(grades.seven), spread(grades.binary))
 
 
-def as_one(classifier: MemberClassifier | CombinedClassifier) -> CombinedClassifier:
-    """A classifier as a combination; a single classifier becomes a combination of one."""
-    if isinstance(classifier, CombinedClassifier):
-        return classifier
-    return CombinedClassifier((classifier,), Combination(equal_shares([classifier.head])))
-
-
 def combined_grades(
     grades: Sequence[Grades], combination: Combination, kinds: Sequence[Kind | None]
 ) -> Grades:

@@ -86,11 +86,6 @@ class Reorientation:
     scaled_hw: tuple[int, int] | None = None
 
     @property
-    def is_identity(self) -> bool:
-        """Whether the image stays as stored."""
-        return not self.is_turned and self.scaled_hw is None
-
-    @property
     def is_turned(self) -> bool:
         """Whether the image is transposed or mirrored."""
         return self.transpose or self.flip_x or self.flip_y
