@@ -40,7 +40,8 @@ TEST = ("p022", "p041", "p057", "p078", "p107", "p136", "p152", "p166", "p209", 
 ABOUT = """\
 The table gives both measures of `pipeline/inference/suitability.py` on suitable frames (*ours*) and
 unsuitable ones: minimum, 2 %, median, 98 % and maximum. *Evidence* has to reach {lumbar:g}, or
-{whole_chain:g} for a chain of eleven levels, and *contrast* {contrast:g}. A frame whose evidence is below {whole:g} is also tested rotated."""
+{whole_chain:g} for a chain of eleven levels, and *contrast* {contrast:g}. A frame whose evidence
+is below {whole:g} is also tested rotated."""
 SHARES = (0, 2, 50, 98, 100)
 CANAL, DISC, VERTEBRA = 150, 29, 76  # grey values of the masks
 Grey = npt.NDArray[np.uint8]
@@ -120,7 +121,7 @@ def frames(settings: SuitabilitySettings) -> Iterator[tuple[str, bool, Grey]]:
             sources[name] = images_in(folder / "images", settings)
     for source, images in sources.items():
         for name, image in images:
-            rng = np.random.default_rng([settings.seed, *hashlib.sha256(name.encode()).digest()])
+            rng = rng_of(name, settings)
             for what, change in LOOKS.items():
                 yield f"{source}{what}", True, change(image, rng)
             for what, foreign in made_of(image, rng).items():
@@ -128,15 +129,24 @@ def frames(settings: SuitabilitySettings) -> Iterator[tuple[str, bool, Grey]]:
             mask = None if settings.spider is None else settings.spider / "masks" / f"{name}.png"
             if source == "spider" and mask is not None and mask.is_file():
                 yield "canal as in T1", False, as_t1(image, read_image(mask), rng)
-    if settings.others is not None:
-        for name, image in images_in(settings.others, replace(settings, every=1)):
-            rng = np.random.default_rng([settings.seed, *hashlib.sha256(name.encode()).digest()])
-            kind = name.partition("_")[0]
-            for look in (*LOOKS.values(), *CUTS):
-                yield f"real: {kind}", False, look(image, rng)
+    yield from real_others(settings)
     for what in list_foreign():
         for n in range(settings.drawn):
             yield f"drawn: {what}", False, draw_foreign(what, n)
+
+
+def real_others(settings: SuitabilitySettings) -> Iterator[tuple[str, bool, Grey]]:
+    """Kind, False and image of each real unsuitable image in each look."""
+    if settings.others is None:
+        return
+    for name, image in images_in(settings.others, replace(settings, every=1)):
+        rng = rng_of(name, settings)
+        for look in (*LOOKS.values(), *CUTS):
+            yield f"real: {name.partition('_')[0]}", False, look(image, rng)
+
+
+def rng_of(name: str, settings: SuitabilitySettings) -> np.random.Generator:
+    return np.random.default_rng([settings.seed, *hashlib.sha256(name.encode()).digest()])
 
 
 def images_in(folder: Path, settings: SuitabilitySettings) -> Iterator[tuple[str, Grey]]:
@@ -245,7 +255,8 @@ def shares(values: Sequence[float]) -> str:
 
 
 def data_of(settings: SuitabilitySettings) -> str:
-    folders = [str(folder.name) for folder in (settings.lumbar, settings.spider) if folder]
+    given = (settings.lumbar, settings.spider, settings.others)
+    folders = [str(folder.name) for folder in given if folder]
     left_out = f" without {', '.join(settings.test)}" if settings.spider else ""
     return f"{', '.join([*folders, 'phantoms'])}{left_out}; weights {settings.weights}"
 
