@@ -66,12 +66,14 @@ class Kind:
         ours: whether they are suitable.
         evidence, contrast: measured values, if any.
         reasons: why they were refused; None counts accepted ones.
+        doubted: number of accepted ones with a warning.
     """
 
     ours: bool
     evidence: list[float] = field(default_factory=list)
     contrast: list[float] = field(default_factory=list)
     reasons: Counter[str | None] = field(default_factory=Counter)
+    doubted: int = 0
 
     @property
     def wrong(self) -> int:
@@ -96,7 +98,8 @@ def compute(settings: SuitabilitySettings, _: Path) -> harness.BenchResult:
         refusal = pipeline.refusal(image, offered)
         kind.evidence.append(found.evidence)
         kind.contrast += [] if found.contrast is None else [found.contrast]
-        kind.reasons[None if refusal is None else refusal.reason] += 1
+        kind.reasons[refusal.reason if refusal and refusal.certain else None] += 1
+        kind.doubted += refusal is not None and not refusal.certain
     values = {"lumbar": limits.lumbar, "contrast": limits.contrast, "whole": limits.whole}
     values["whole_chain"] = limits.lumbar_whole
     return harness.BenchResult(
@@ -226,10 +229,11 @@ def table(kinds: Mapping[str, Kind]) -> str:
             ", ".join(f"{reason} {n}" for reason, n in sorted(
                 (str(r), n) for r, n in kind.reasons.items() if r is not None)) or "–",
             str(kind.wrong),
+            str(kind.doubted),
         ]
         for name, kind in sorted(kinds.items(), key=lambda item: (not item[1].ours, item[0]))
     ]  # fmt: skip
-    heads = ["frames", "", "n", "evidence", "contrast", "refused for", "wrong"]
+    heads = ["frames", "", "n", "evidence", "contrast", "refused for", "wrong", "accepted in doubt"]
     return markdown_table(heads, rows)
 
 

@@ -275,7 +275,7 @@ class Pipeline:
             ]
             if not settings.force:
                 looked = [
-                    each if refusal is None else replace(each, spine=NO_SPINE)
+                    replace(each, spine=NO_SPINE) if refusal and refusal.certain else each
                     for each, refusal in zip(looked, refusals, strict=True)
                 ]
             frames, spines = [each.frame for each in looked], [each.spine for each in looked]
@@ -294,7 +294,9 @@ class Pipeline:
         candidates: Candidates,
         context: Context | None = None,
     ) -> Refusal | None:
-        """Why an image is not a sagittal T2 of a lumbar spine with the head up; None if it is one.
+        """Why an image is not, or may not be, a sagittal T2 of a lumbar spine with the head up.
+
+        None if it is one. A refusal that is not certain is a doubt: the image is analysed.
 
         Args:
             image: (H, W) grey, as given to the detector.
@@ -407,7 +409,8 @@ class Pipeline:
         look: Sequence[Remark],
     ) -> StudyResult:
         frame, spine = looked.frame, looked.spine
-        header, refused = frame.header, refusal is not None and not self.settings.force
+        header, unfit = frame.header, refusal is not None and refusal.certain
+        refused = unfit and not self.settings.force
         unsuitable = [] if refusal is None else [refusal.remark(forced=not refused)]
         place = frame.file_and_slice
         structures = _structures(frame, spine.structures, grades)
@@ -439,7 +442,7 @@ class Pipeline:
                 *grade_withheld(structures),
                 *look,
             ),
-            status="ok" if refusal is None else "refused" if refused else "forced",
+            status="refused" if refused else "forced" if unfit else "ok",
             weights_name=self.weights_name,
             weights_sha256=self.weights_sha256,
             version=_version(),

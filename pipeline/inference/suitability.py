@@ -22,6 +22,8 @@ since brightness is the main difference between scanners; the one with the most 
 that is still not a whole spine, rotated and mirrored versions are tried (`TURNS`): if one has a
 much better chain, the frame is not upright. A good frame needs no second detection.
 
+A frame that reaches the limits, but not clearly, is analysed with a warning.
+
 The limits of `SuitabilityLimits` were chosen by ``benchmarks/suitability.py``, which prints both
 measures for suitable and unsuitable frames; ``docs/suitability.md`` holds the results. Other
 networks have other scores: run it again when they change.
@@ -88,8 +90,10 @@ class SuitabilityLimits:
         lumbar_whole: the same of a chain of all eleven levels, and of a shorter one in proportion,
         lumbar_going_on: and the same if the continuation is above ``going_on``.
         going_on: see there.
-        contrast: minimum log odds of T2 over T1.
-        whole: with less evidence, brighter, then rotated and mirrored versions are tried.
+        contrast: minimum log odds of T2 over T1,
+        contrast_sure: and with less than this, the frame is in doubt.
+        whole: with less evidence, brighter, then rotated and mirrored versions are tried; with
+            less in proportion to the chain's levels, the frame is in doubt.
         upright: minimum score of a rotated version, as a share of `FULL_SCORE`,
         turned: and its minimum lead over the frame as it is.
     """
@@ -100,6 +104,7 @@ class SuitabilityLimits:
     lumbar_going_on: float = 1.5
     going_on: float = 0.8
     contrast: float = -2.0
+    contrast_sure: float = 2.0
     whole: float = 1.5
     upright: float = 0.7
     turned: float = 0.15
@@ -132,22 +137,35 @@ class Suitability:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a frame is unsuitable.
+    """Why a frame is unsuitable, or may be.
 
     Attributes:
         reason: in one word.
         text: in plain words.
         measured: the numbers behind it, by name.
         found: the content of the study, which replaces ``{found}`` in the text.
+        certain: False if the frame reaches the limits, but not clearly: it is analysed.
     """
 
     reason: RefusalReason
     text: str
     measured: tuple[tuple[str, float], ...] = ()
     found: tuple[Remark, ...] = ()
+    certain: bool = True
 
     def remark(self, *, forced: bool) -> Remark:
-        """The warning ``not_lumbar_t2``; ``forced`` if the frame was analysed all the same."""
+        """The warning ``not_lumbar_t2``; ``forced`` if the frame was analysed all the same.
+
+        If it is not certain, the warning is ``suitability_in_doubt``.
+        """
+        if not self.certain:
+            wording = (
+                f"this may not be a sagittal T2 image of a lumbar spine with the head up: "
+                f"{self.text}; look at the image before you use its levels and grades"
+            )
+            return warning(
+                "suitability_in_doubt", wording, reason=self.reason, **dict(self.measured)
+            )
         end = "levels and grades are given because of force=true: do not rely on them"
         end = end if forced else "nothing is named or graded; force=true does it all the same"
         wording = (
@@ -180,7 +198,7 @@ def judge(
     limits: SuitabilityLimits,
     context: Context | None = None,
 ) -> Refusal | None:
-    """Why a frame is unsuitable, or None.
+    """Why a frame is unsuitable, or may be, or None.
 
     Args:
         image: (H, W) grey, as the detector saw it.
@@ -237,7 +255,7 @@ def measure_suitability(
 def refusal_of(
     found: Suitability, turned: Mapping[str, float], limits: SuitabilityLimits
 ) -> Refusal | None:
-    """Why a frame is unsuitable, or None.
+    """Why a frame is unsuitable, or may be, or None.
 
     Args:
         found: the measurements.
@@ -253,16 +271,22 @@ def refusal_of(
         text = "no column of lumbar vertebrae and discs is seen from the side in it"
         return Refusal("no_spine", text, (evidence, ("wanted", limits.spine)))
     goes_on = found.continuation is not None and found.continuation > limits.going_on
-    wanted = max(limits.lumbar, limits.lumbar_whole * found.levels / len(LEVELS))
+    share = found.levels / len(LEVELS)
+    wanted = max(limits.lumbar, limits.lumbar_whole * share)
     wanted = limits.lumbar_going_on if goes_on else round(wanted, 3)
     if found.evidence < wanted:
         text = "the vertebrae and discs in it do not look like those of a lumbar spine"
         text += ", and continue below as if there were no sacrum" if goes_on else ""
         return Refusal("region", text, (evidence, ("wanted", wanted)))
-    if found.contrast is not None and found.contrast < limits.contrast:
-        text = "it looks T1-weighted: in T2, the fluid in the canal is bright"
-        measured = (("contrast", round(found.contrast, 3)), ("wanted", limits.contrast))
-        return Refusal("contrast", text, measured)
+    for least, certain in ((limits.contrast, True), (limits.contrast_sure, False)):
+        if found.contrast is not None and found.contrast < least:
+            text = f"it {'looks' if certain else 'may be'} T1-weighted: in T2, the fluid in the "
+            measured = (("contrast", round(found.contrast, 3)), ("wanted", least))
+            return Refusal("contrast", text + "canal is bright", measured, certain=certain)
+    sure = round(limits.whole * share, 3)
+    if found.evidence < sure:
+        text = "the vertebrae and discs in it look only a little like those of a lumbar spine"
+        return Refusal("region", text, (evidence, ("wanted", sure)), certain=False)
     return None
 
 

@@ -21,6 +21,7 @@ from spineline.datasets.common.remarks import (
 
 CODES: dict[str, str] = {
     "not_lumbar_t2": "not a sagittal T2 image of a lumbar spine with the head up, and why",
+    "suitability_in_doubt": "perhaps not a sagittal T2 image of a lumbar spine, and why",
     "missing_levels": "levels without a structure, and why",
     "few_levels": "less than half of the levels were found: not a lumbar spine, or not upright?",
     "low_confidence": "boxes with a low detection confidence",

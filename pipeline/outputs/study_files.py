@@ -34,8 +34,9 @@ codes of its warnings, separated by blanks, and its status. The status is ``ok``
 """
 
 _OF_LEVELS = (
-    "not_lumbar_t2", "few_levels", "low_confidence", "naming_in_doubt", "naming_abstained",
-    "transitional_anatomy", "spacing_implausible", "view_cuts_spine", "orientation_unusual",
+    "not_lumbar_t2", "suitability_in_doubt", "few_levels", "low_confidence", "naming_in_doubt",
+    "naming_abstained", "transitional_anatomy", "spacing_implausible", "view_cuts_spine",
+    "orientation_unusual",
 )  # fmt: skip
 """Warnings that cast doubt on the levels; they come first in short outputs."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,22 @@ def cohort(tmp_path: Path, fake_models, make_study, make_spots, make_points) -> 
 def rows_of(out: Path) -> list[dict[str, str]]:
     with (out / "results.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("force", ["false", "true"])
+def test_a_doubt_is_told_and_the_study_analysed(
+    tmp_path, cohort, predict, monkeypatch, force
+) -> None:
+    doubt = replace(NOT_OURS, certain=False)
+    monkeypatch.setattr(Pipeline, "refusal", lambda *_: doubt)
+    code, _, warned = predict(cohort, f"force={force}")
+    assert code == 0
+    assert "b: suitability_in_doubt: this may not be" in warned
+    result = json.loads((tmp_path / "o" / "b" / "result.json").read_text())
+    assert result["status"] == "ok"
+    assert len(result["structures"]) == 11
+    assert result["warnings"][0]["code"] == "suitability_in_doubt"
+    assert {row["status"] for row in rows_of(tmp_path / "o")} == {"ok"}
 
 
 def test_nothing_is_named_or_graded(tmp_path, cohort, predict) -> None:

@@ -30,7 +30,9 @@ from spineline.pipeline.inference.suitability import (
 )
 from spineline.pipeline.inference.warnings import codes_of
 
-LIMITS = SuitabilityLimits(spine=0.5, lumbar=1.0, contrast=0.0, whole=1.75, upright=0.7)
+LIMITS = SuitabilityLimits(
+    spine=0.5, lumbar=1.0, contrast=0.0, contrast_sure=0.0, whole=1.75, upright=0.7
+)
 
 
 # The limits
@@ -60,10 +62,33 @@ def test_reasons(score, reading, contrast, reason) -> None:
     ("levels", "reason"), [(7, None), (8, None), (9, "region"), (11, "region")]
 )
 def test_a_chain_of_many_levels_needs_more_evidence(levels: int, reason: str | None) -> None:
-    limits = replace(LIMITS, lumbar_whole=1.375)  # 1.0 for eight levels, 1.125 for nine
+    limits = replace(LIMITS, lumbar_whole=1.375, whole=1.0)  # 1.0 for eight levels, 1.125 for nine
     found = Suitability(0.5, 0.55, 0.3, levels=levels)
     refusal = refusal_of(found, NO_BETTER, limits)
     assert (refusal and refusal.reason) == reason
+
+
+@pytest.mark.parametrize(
+    ("reading", "contrast", "levels", "reason"),
+    [
+        (0.6, 0.9, 0, "contrast"),
+        (0.6, 1.1, 0, None),
+        (0.6, None, 0, None),
+        (1.2, 1.1, 11, "region"),  # the whole chain needs 1.75
+        (1.3, 1.1, 11, None),
+        (0.6, 1.1, 8, "region"),  # eight levels need 1.273
+        (0.6, 1.1, 6, None),
+    ],
+)
+def test_a_frame_that_hardly_reaches_the_limits(reading, contrast, levels, reason) -> None:
+    limits = replace(LIMITS, contrast_sure=1.0, lumbar_whole=1.375)
+    found = Suitability(0.5, reading, contrast, levels=levels)
+    refusal = refusal_of(found, NO_BETTER, limits)
+    assert (refusal and (refusal.reason, refusal.certain)) == (reason and (reason, False))
+    if refusal is not None:
+        warning = refusal.remark(forced=False)
+        assert warning.code == "suitability_in_doubt"
+        assert "may not be a sagittal T2 image" in warning.text
 
 
 @pytest.mark.parametrize("words", TURNS)

@@ -397,5 +397,5 @@ def test_networks_with_threads_of_their_own_stay_in_this_process(
 def test_bundled_weights_have_graphs() -> None:
     known = load_registry()
     for entry in known.entries:
-        assert entry.graphs, entry.name
-        assert set(known.graph_states(entry).values()) == {"ok"}
+        assert bool(entry.graphs) == (entry.task != "weighting"), entry.name  # NumPy runs it
+        assert set(known.graph_states(entry).values()) <= {"ok"}
