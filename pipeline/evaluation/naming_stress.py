@@ -50,6 +50,7 @@ WARNED = (
     "transitional_anatomy",
     "few_levels",
     "not_lumbar_t2",
+    "suitability_in_doubt",
 )
 """Warnings that names may be wrong."""
 

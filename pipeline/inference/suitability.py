@@ -93,7 +93,8 @@ class SuitabilityLimits:
         contrast: minimum log odds of T2 over T1,
         contrast_sure: and with less than this, the frame is in doubt.
         whole: with less evidence, brighter, then rotated and mirrored versions are tried; with
-            less in proportion to the chain's levels, the frame is in doubt.
+            less in proportion to the chain's levels, the frame is in doubt,
+        whole_unseen: the same if the continuation is unknown.
         upright: minimum score of a rotated version, as a share of `FULL_SCORE`,
         turned: and its minimum lead over the frame as it is.
     """
@@ -106,6 +107,7 @@ class SuitabilityLimits:
     contrast: float = -2.0
     contrast_sure: float = 2.0
     whole: float = 1.5
+    whole_unseen: float = 1.7
     upright: float = 0.7
     turned: float = 0.15
 
@@ -283,7 +285,8 @@ def refusal_of(
             text = f"it {'looks' if certain else 'may be'} T1-weighted: in T2, the fluid in the "
             measured = (("contrast", round(found.contrast, 3)), ("wanted", least))
             return Refusal("contrast", text + "canal is bright", measured, certain=certain)
-    sure = round(limits.whole * share, 3)
+    whole = limits.whole_unseen if found.continuation is None else limits.whole
+    sure = round(whole * share, 3)
     if found.evidence < sure:
         text = "the vertebrae and discs in it look only a little like those of a lumbar spine"
         return Refusal("region", text, (evidence, ("wanted", sure)), certain=False)

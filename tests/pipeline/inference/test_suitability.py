@@ -62,27 +62,33 @@ def test_reasons(score, reading, contrast, reason) -> None:
     ("levels", "reason"), [(7, None), (8, None), (9, "region"), (11, "region")]
 )
 def test_a_chain_of_many_levels_needs_more_evidence(levels: int, reason: str | None) -> None:
-    limits = replace(LIMITS, lumbar_whole=1.375, whole=1.0)  # 1.0 for eight levels, 1.125 for nine
+    limits = replace(
+        LIMITS, lumbar_whole=1.375, whole_unseen=1.0
+    )  # 1.0 for eight levels, 1.125 for nine
     found = Suitability(0.5, 0.55, 0.3, levels=levels)
     refusal = refusal_of(found, NO_BETTER, limits)
     assert (refusal and refusal.reason) == reason
 
 
 @pytest.mark.parametrize(
-    ("reading", "contrast", "levels", "reason"),
+    ("reading", "contrast", "continuation", "levels", "reason"),
     [
-        (0.6, 0.9, 0, "contrast"),
-        (0.6, 1.1, 0, None),
-        (0.6, None, 0, None),
-        (1.2, 1.1, 11, "region"),  # the whole chain needs 1.75
-        (1.3, 1.1, 11, None),
-        (0.6, 1.1, 8, "region"),  # eight levels need 1.273
-        (0.6, 1.1, 6, None),
+        (0.6, 0.9, 0.0, 0, "contrast"),
+        (0.6, 1.1, 0.0, 0, None),
+        (0.6, None, 0.0, 0, None),
+        (1.2, 1.1, 0.0, 11, "region"),  # the whole chain needs 1.75
+        (1.3, 1.1, 0.0, 11, None),
+        (1.3, 1.1, None, 11, "region"),  # and 2.0 if the sacrum is not seen
+        (1.6, 1.1, None, 11, None),
+        (0.6, 1.1, 0.0, 8, "region"),  # eight levels need 1.273
+        (0.6, 1.1, 0.0, 6, None),
     ],
 )
-def test_a_frame_that_hardly_reaches_the_limits(reading, contrast, levels, reason) -> None:
-    limits = replace(LIMITS, contrast_sure=1.0, lumbar_whole=1.375)
-    found = Suitability(0.5, reading, contrast, levels=levels)
+def test_a_frame_that_hardly_reaches_the_limits(
+    reading, contrast, continuation, levels, reason
+) -> None:
+    limits = replace(LIMITS, contrast_sure=1.0, lumbar_whole=1.375, whole_unseen=2.0)
+    found = Suitability(0.5, reading, contrast, continuation, levels)
     refusal = refusal_of(found, NO_BETTER, limits)
     assert (refusal and (refusal.reason, refusal.certain)) == (reason and (reason, False))
     if refusal is not None:
