@@ -18,7 +18,8 @@ doubted, abstained, or wrong with or without a warning: see
 `fit=true` fits the probability of a naming on half of the patients, by the hash of the patient's
 name. It prints the constants of `pipeline/inference/naming.py` and their results on the other half
 (`LEAST_PROBABILITY` is the default of `min_naming_probability`). `rows=stress.json` uses the rows
-of an earlier run, so that fitting and drawing take a second.
+of an earlier run, less those that `without` and `stresses` leave out, so that fitting and drawing
+take a second.
 """
 
 from __future__ import annotations
@@ -283,7 +284,9 @@ def main(words: list[str]) -> None:
     if settings.rows is None:
         rows = looked_at(settings)
     else:
-        rows = [row_from_json(row) for row in read_json(settings.rows)["rows"]]
+        known = [row_from_json(row) for row in read_json(settings.rows)["rows"]]
+        wanted = settings.stresses or tuple(STRESSES)
+        rows = [r for r in known if r.stress in wanted and r.spine not in settings.without]
     text = section_text(settings, rows)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_json(stage / "stress.json", {"rows": [asdict(row) for row in rows]})

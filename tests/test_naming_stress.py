@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +12,7 @@ import naming_stress as script
 import numpy as np
 import pytest
 
+from spineline.datasets.common.files import read_json, write_json
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.evaluation import naming_stress as stressed
 from spineline.pipeline.evaluation.stress_set import STRESSES, LabelledSpine
@@ -129,16 +130,22 @@ def test_a_fit_finds_what_the_rows_were_drawn_by() -> None:
 
 
 def test_the_script_reads_its_own_rows_again(tmp_path, capsys) -> None:
-    from dataclasses import asdict
-
-    from spineline.datasets.common.files import write_json
-
     write_json(tmp_path / "rows.json", {"rows": [asdict(each) for each in ROWS]})
     out, page = tmp_path / "out", tmp_path / "page.md"
     script.main([f"rows={tmp_path / 'rows.json'}", f"out={out}", f"page={page}"])
     assert {path.name for path in out.iterdir()} == {"stress.json", "stress.md", "reliability.png"}
     assert "| plain " in capsys.readouterr().out
     assert "spineline:naming-stress" in page.read_text()
+
+
+def test_rows_of_an_earlier_run_are_left_out_too(tmp_path: Path) -> None:
+    rows = [row(), row(spine="b"), row(stress="blur")]
+    write_json(tmp_path / "rows.json", {"rows": [asdict(each) for each in rows]})
+    for words, kept in ((["without=b"], [0, 2]), (["stresses=blur"], [2]), ([], [0, 1, 2])):
+        out = tmp_path / str(len(kept))
+        script.main([f"rows={tmp_path / 'rows.json'}", f"out={out}", *words])
+        found = read_json(out / "stress.json")["rows"]
+        assert [script.row_from_json(each) for each in found] == [rows[n] for n in kept]
 
 
 def test_images_named_in_without_are_left_out(tmp_path: Path) -> None:
