@@ -132,10 +132,7 @@ def read_data(data: Path, images: Path | None = None) -> YoloData:
 def _coco_data(data: Path, images: Path | None) -> YoloData:
     """Boxes of COCO files, clipped to their images, instead of label files."""
     dataset = load_dataset(data, images, own_classes=True)
-    if dataset.failures:
-        shown = "; ".join(dataset.failures[:_SHOWN])
-        msg = f"data={data}: {len(dataset.failures)} images cannot be used: {shown}"
-        raise AnnotationError(msg)
+    dataset.check_whole(data)
     classes = dataset.own_names or dataset.classes
     boxes: dict[Path, YoloBoxes] = {}
     files: dict[Part, tuple[Path, ...]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,9 +16,13 @@ from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.coco import coco_from_records, coco_text
 from spineline.datasets.common.settings import parse_settings
+from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.networks.training import TrainingResult
 from spineline.datasets.types import ImageRecord, Structure
+
+if TYPE_CHECKING:
+    from spineline.classify.network.layers import NetworkConfig
 
 TINY = "test_resnet"
 """timm's smallest residual network, 0.4 million weights."""
@@ -106,6 +111,26 @@ def make_recipe() -> Callable[..., Recipe]:
 def tiny_words() -> list[str]:
     """The same as words of the command line."""
     return [f"{name}={value}".lower() for name, value in TINY_VALUES.items()]
+
+
+@pytest.fixture(scope="session")
+def network_config() -> NetworkConfig:
+    """A tiny network with both heads, for crops of 32 pixels."""
+    from spineline.classify.network.layers import NetworkConfig
+
+    spec = CropSpec(32, 1.3, "spine")
+    return NetworkConfig(TINY, "both", 16, 0.4, 1, spec, mean=0.4, std=0.25)
+
+
+@pytest.fixture(scope="session")
+def weights(network_config: NetworkConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of that network, by seed 7."""
+    from spineline.classify.network.build import build_network
+    from spineline.classify.network.weights_file import network_state, save_weights
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, network_state(build_network(network_config, seed=7)), network_config)
+    return path
 
 
 @pytest.fixture(scope="session")

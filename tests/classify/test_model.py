@@ -14,31 +14,12 @@ from safetensors.torch import load_file, save_file
 from spineline.classify import Classifier, Grades, load_classifier
 from spineline.classify.network.build import build_network
 from spineline.classify.network.layers import NetworkConfig
-from spineline.classify.network.weights_file import (
-    network_state,
-    save_weights,
-)
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.crops.spec import CropSpec
-
-CONFIG = NetworkConfig(
-    "test_resnet", "both", 16, 0.4, 1, CropSpec(32, 1.3, "spine"), mean=0.4, std=0.25
-)
-
-
-def images(count: int = 3, size: int = 32, seed: int = 0) -> torch.Tensor:
-    return torch.rand((count, 1, size, size), generator=torch.Generator().manual_seed(seed))
 
 
 def grey_crops(count: int, size: int = 32) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 256, (count, size, size), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, network_state(build_network(CONFIG, seed=7)), CONFIG)
-    return path
 
 
 def test_grades_are_probabilities(weights: Path) -> None:
@@ -54,9 +35,11 @@ def test_grades_are_probabilities(weights: Path) -> None:
     np.testing.assert_allclose(grades.seven.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_grades_are_the_networks_in_evaluation_mode(weights: Path) -> None:
+def test_grades_are_the_networks_in_evaluation_mode(
+    network_config: NetworkConfig, weights: Path
+) -> None:
     crops = grey_crops(3)
-    network = build_network(CONFIG, seed=7).eval()
+    network = build_network(network_config, seed=7).eval()
     with torch.no_grad():
         seven, binary = network(torch.from_numpy(crops).unsqueeze(1) / 255)
     grades = load_classifier(weights).grade(crops)
