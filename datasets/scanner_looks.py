@@ -145,21 +145,14 @@ def scanner_look(image: PixelArray, rng: np.random.Generator) -> PixelArray:
 
 
 def cut_view(
-    image: PixelArray,
-    box_xyxy: FloatArray,
-    rng: np.random.Generator,
-    *,
-    most_above: int = 4,
-    most_below: int = 2,
+    image: PixelArray, box_xyxy: FloatArray, rng: np.random.Generator
 ) -> tuple[PixelArray, int, FloatArray]:
-    """Cut rows off above, below or at both ends of the field of view.
+    """Cut rows off above (up to four structures), below (up to two) or at both ends of the view.
 
     Args:
         image: uint8 (H, W).
         box_xyxy: (N, 4) boxes of the structures, pixels of the frame.
         rng: source of all randomness.
-        most_above: most structures that may be lost at the top.
-        most_below: most structures that may be lost at the bottom.
 
     Returns:
         The remaining rows, the index of the first of them, and the boxes (N, 4) in their frame. A
@@ -170,7 +163,7 @@ def cut_view(
     y = np.sort((box_xyxy[:, 1] + box_xyxy[:, 3]) / 2)
     first, last = 0, image.shape[0]
     at_top, at_bottom = rng.random() < 0.6, rng.random() < 0.5
-    lost_above, lost_below = rng.integers(0, most_above + 1), rng.integers(0, most_below + 1)
+    lost_above, lost_below = rng.integers(0, 5), rng.integers(0, 3)
     share_above, share_below = rng.random(2)
     if at_top:
         first = _between(0 if lost_above == 0 else y[lost_above - 1], y[lost_above], share_above)

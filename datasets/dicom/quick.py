@@ -67,8 +67,6 @@ _WANTED: dict[int, tuple[str, bytes]] = {
     0x00280030: ("PixelSpacing", b"DS"),
     0x00280034: ("PixelAspectRatio", b"IS"),
 }
-QUICK_KEYWORDS: tuple[str, ...] = tuple(keyword for keyword, _ in _WANTED.values())
-"""The tags that are read."""
 
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Rows", "Columns")
 _LEAVE_TO_PYDICOM = (0x00280008, 0x52009229, 0x52009230)  # several frames, functional groups
@@ -123,7 +121,7 @@ class _GiveUp(Exception):  # noqa: N818 - not an error: pydicom reads the file i
 
 
 def read_quick(path: Path) -> QuickDataset | None:
-    """Read the tags of ``QUICK_KEYWORDS`` that a file holds; None if pydicom is needed.
+    """Read the tags of ``_WANTED`` that a file holds; None if pydicom is needed.
 
     Raises:
         OSError: the file cannot be opened.

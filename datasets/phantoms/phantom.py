@@ -73,17 +73,13 @@ class Phantom:
 
 
 def draw_spine(
-    seed: int | np.random.Generator,
-    size_hw: tuple[int, int] | None = (384, 384),
-    *,
-    image_id: str = "000-000",
+    seed: int | np.random.Generator, size_hw: tuple[int, int] | None = (384, 384)
 ) -> PhantomImage:
     """Draw one synthetic lumbar spine, mid-sagittal, T2.
 
     Args:
         seed: a seed, or a generator (which is advanced).
         size_hw: rows and columns; None draws one of ``LUMBAR_SIZES_HW``.
-        image_id: id of the record; its study is the part before the ``-``.
 
     Returns:
         The image with its record: eleven levels with point, box and pathology, and pixel spacing.
@@ -94,7 +90,7 @@ def draw_spine(
     """
     drawn = draw_phantom(np.random.default_rng(seed), size_hw)
     values = sagittal_values(drawn)
-    return PhantomImage(window_to_uint8(values), values, record_of(drawn, image_id))
+    return PhantomImage(window_to_uint8(values), values, record_of(drawn, "000-000"))
 
 
 def draw_phantom(rng: np.random.Generator, size_hw: tuple[int, int] | None = (384, 384)) -> Phantom:

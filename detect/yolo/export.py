@@ -80,11 +80,9 @@ def yolo_graph(weights: Path) -> bytes:
     return to_graph(raw, content, weights, str, [random_input(2, meta.channels, 96, 64)])
 
 
-def yolo_to_torchscript(
-    detector: UltralyticsDetector, size: int, *, dynamic: bool = False
-) -> bytes:
+def yolo_to_torchscript(detector: UltralyticsDetector, size: int) -> bytes:
     """Export the network as TorchScript; arguments are as for [yolo_to_onnx][]."""
-    network = _raw_network(detector, "torchscript", dynamic=dynamic)
+    network = _raw_network(detector, "torchscript", dynamic=False)
     example = _example(detector, size)
     with torch.inference_mode(mode=False), torch.no_grad():
         network(example)  # builds the anchors of this size
