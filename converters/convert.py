@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,8 @@ from spineline.datasets.common.files import check_output, staged_folder, write_j
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
-from spineline.datasets.labels import KINDS, LabelSet
+from spineline.datasets.labels import KINDS, LEVELS, LabelSet, kind_of_level
+from spineline.datasets.quality_control import Finding
 from spineline.datasets.splits import (
     FOLDS_FILE,
     PARTS,
@@ -220,7 +221,27 @@ def of_kinds(source: AnnotationSource, kinds: Sequence[str]) -> AnnotationSource
     before = sum(len(record.structures) for record in source.records)
     dropped = before - sum(len(record.structures) for record in kept)
     LOG.info("kinds=%s: %d structures of other kinds are dropped", ",".join(kinds), dropped)
-    return replace(source, records=tuple(kept), left_out=(*source.left_out, *bare))
+    findings = tuple(_of_kinds(source.findings, kept, kinds))
+    left_out = (*source.left_out, *bare)
+    return replace(source, records=tuple(kept), left_out=left_out, findings=findings)
+
+
+def _of_kinds(
+    findings: Iterable[Finding], kept: Iterable[ImageRecord], kinds: Sequence[str]
+) -> Iterator[Finding]:
+    """The findings without those that lack a level or a grade of a dropped kind only."""
+    wanted = {level for level in LEVELS if kind_of_level(level) in kinds}
+    complete = {r.image_id for r in kept if wanted <= {s.level for s in r.structures}}
+    for one in findings:
+        ungraded = one.level is not None and one.finding in (
+            "empty_tag",
+            "missing_tag",
+            "unknown_tag",
+        )
+        if ungraded and kind_of_level(str(one.level)) not in kinds:
+            continue
+        if one.finding != "point_count" or one.image_id not in complete:
+            yield one
 
 
 def _check_health(labels: str, kind: str) -> None:

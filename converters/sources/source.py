@@ -15,11 +15,12 @@ import numpy.typing as npt
 from spineline.converters.sources.exports.kinds import (
     EXPORT_NAMES,
     ExportKind,
+    kind_of_head,
     kind_of_json,
     why_no_export,
 )
 from spineline.datasets.common.errors import AnnotationError, first_line
-from spineline.datasets.common.files import read_json
+from spineline.datasets.common.files import read_json, what_folder
 from spineline.datasets.labels import NO_LEVEL
 from spineline.datasets.quality_control import (
     SEVERITY,
@@ -191,12 +192,20 @@ def load_json(path: Path) -> Any:
         return read_json(path)
     except (OSError, UnicodeDecodeError) as error:
         msg = f"annotations={path}: cannot be read ({first_line(error)})"
-        raise AnnotationError(msg) from error
+        raise AnnotationError(msg + what_folder(path) + _what_file(path)) from error
     except json.JSONDecodeError as error:
         msg = f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})"
-        raise AnnotationError(msg) from error
+        raise AnnotationError(msg + _what_file(path)) from error
     except ValueError as error:
         raise AnnotationError(f"{path}: not usable JSON ({error})") from error
+
+
+def _what_file(path: Path) -> str:
+    """``; this is CVAT's XML; use spineline convert cvat`` for an export that is no JSON."""
+    kind = kind_of_head(path) if path.is_file() else None
+    if kind is None or kind not in EXPORT_NAMES:
+        return ""
+    return f"; this is {EXPORT_NAMES[kind]}; use spineline convert {kind}"
 
 
 def json_list(path: Path, content: Any, what: str) -> list[Any]:

@@ -331,3 +331,12 @@ def is_disk_error(error: BaseException | None) -> bool:
 def _cannot_write(path: Path, error: OSError) -> SpinelineError:
     reason = error.strerror or error
     return SpinelineError(f"{path}: cannot be written ({reason}); choose another out=")
+
+
+def what_folder(path: Path) -> str:
+    """Describe a folder that was given to the wrong key: ``; this is …``, or empty if unknown."""
+    if (path / "data.yaml").is_file():
+        return "; this is a dataset, which data=… names; a folder of its images can be source=…"
+    if any(path.glob("*/result.json")):
+        return "; these are results of pipeline predict, which spineline convert result reads"
+    return ""

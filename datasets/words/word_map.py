@@ -12,6 +12,7 @@ structure unlabelled. Words outside the map are still recognised by their spelli
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +129,8 @@ def read_word_map(path: Path) -> WordMap:
 
 
 def _key(word: str) -> str:
-    return " ".join(word.split()).casefold()
+    """The word as maps hold it; ``3.0``, as pandas writes whole numbers beside gaps, is ``3``."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", " ".join(word.split()).casefold())
 
 
 def _words(value: Any, where: str) -> dict[str, Any]:

@@ -38,8 +38,7 @@ WRONG = [
     (kind, command)
     for kind in FILES
     for command in (*EXPORT_KINDS, "tianchi", "report", "prepared")
-    # those three read JSON alone
-    if kind != command and not (kind in ("cvat", "csv") and command not in EXPORT_KINDS)
+    if kind != command
 ]
 
 
@@ -146,3 +145,24 @@ def test_data_check_knows_exports(tmp_path, run_cli, report_source):
     assert code in (0, 1), errors
     found = {f["finding"] for f in json.loads((tmp_path / "o" / "check.json").read_text())}
     assert "unknown_level" in found
+
+
+@pytest.mark.parametrize(
+    ("without", "errors"),
+    [("", []), ("L3-L4", ["point_count"])],
+    ids=["every disc", "a disc is missing"],
+)
+def test_what_kinds_leaves_out_is_not_missing(tmp_path, run_cli, report_source, without, errors):
+    """Vertebrae without points or grades are no errors of a dataset of discs."""
+    files = report_source("a-1")
+    rows = ["image,x,y,level,grade"]
+    for n, level in enumerate(("T12-L1", "L1-L2", "L2-L3", "L3", "L3-L4", "L4-L5", "L5-S1")):
+        grade = "v2" if "-" in level else ""
+        rows += [f"a-1.png,40,{20 + 12 * n},{level},{grade}"] if level != without else []
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    words = [f"annotations={tmp_path / 'a.csv'}", f"images={files.images}", f"out={tmp_path / 'o'}"]
+    code, out, _ = run_cli("convert", "csv", *words, "kinds=disc", "split=train")
+    findings = json.loads((tmp_path / "o" / "conversion.json").read_text())["findings"]
+    assert code == 0
+    assert [f["finding"] for f in findings if f["severity"] == "error"] == errors
+    assert ("studies with errors" in out) == bool(errors)

@@ -8,10 +8,9 @@ in one image makes its entry an error, and so does an image that occurs twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from spineline.converters.sources.exports.images import FoundImage, ImagesOfExport, SliceStack
 from spineline.converters.sources.exports.kinds import ExportKind
@@ -71,10 +70,11 @@ def source_of_export(
 
     Raises:
         AnnotationError: there is no such folder.
-        ConfigError: no entry has the attribute ``rules.patient``.
+        ConfigError: no entry has the attribute ``rules.patient``, or that of the grades.
     """
     if rules.patient is not None:
         _check_patient(entries, rules.patient)
+    _check_grade_attributes(entries, rules.words)
     rules.slices.check_field(entries)
     found = ImagesOfExport(images, studies_by_name=rules.studies_by_name, slices=rules.slices)
     reader = _Reader(kind, found, rules, graded=_has_grades(entries, rules.words))
@@ -91,14 +91,39 @@ def source_of_export(
 def _check_patient(entries: Sequence[ExportedImage], name: str) -> None:
     if any(_value_of(entry, name) for entry in entries):
         return
-    given = {key: None for e in entries for m in ((), *e.marks) for key, _ in _attributes(e, m)}
-    known = ", ".join(list(given)[:10]) or "none"
+    given = [entry.attributes for entry in entries] + [m.attributes for m in _marks(entries)]
     msg = f"patient={name}: neither a file nor an attribute or column of the export; it has: "
-    raise ConfigError(msg + known)
+    raise ConfigError(msg + _names(given))
 
 
-def _attributes(entry: ExportedImage, mark: Any) -> Iterable[tuple[str, str]]:
-    return mark.attributes if isinstance(mark, ExportedMark) else entry.attributes
+def _check_grade_attributes(entries: Sequence[ExportedImage], words: WordMap) -> None:
+    """Refuse an attribute for grades that no mark has, unless other words grade that kind."""
+    for kind, name in words.attribute.items():
+        marks = [m for m in _marks(entries) if _kind_of(m, words) == kind]
+        graded = any(
+            words.grade_texts(mark.attributes, kind)
+            or any(key.casefold() == name for key, _ in mark.attributes)
+            or any(words.grade(word, kind) is not None for word in mark.words)
+            for mark in marks
+        )
+        if marks and not graded:
+            msg = f"names=…: grades: attribute {name!r}: no {kind} of the export has it; they "
+            raise ConfigError(f"{msg}have: " + _names(mark.attributes for mark in marks))
+
+
+def _kind_of(mark: ExportedMark, words: WordMap) -> Kind | None:
+    levels = (words.level(word) for word in mark.words)
+    return next((kind_of_level(v) for v in levels if v is not None and v != IGNORED), None)
+
+
+def _marks(entries: Sequence[ExportedImage]) -> Iterator[ExportedMark]:
+    return (mark for entry in entries for mark in entry.marks)
+
+
+def _names(attributes: Iterable[Iterable[tuple[str, str]]]) -> str:
+    """The first names of attributes, for a message."""
+    given = dict.fromkeys(name for each in attributes for name, _ in each)
+    return ", ".join(list(given)[:10]) or "none"
 
 
 def _value_of(entry: ExportedImage, name: str) -> str:

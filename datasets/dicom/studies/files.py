@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spineline.datasets.common.errors import DicomReadError
+from spineline.datasets.common.files import what_folder
 from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.directory import (
     DirectoryRecord,
@@ -140,4 +141,4 @@ def refuse_no_image(
     shown = "; ".join(f"{r.path.name}: {r.reason}" for r in rejections[:3])
     more = f"; and {len(rejections) - 3} more" if len(rejections) > 3 else ""
     looked = f"{len(files)} file{'s' * (len(files) != 1)} checked ({shown}{more})"
-    raise DicomReadError(f"{source}: no DICOM image: {looked}")
+    raise DicomReadError(f"{source}: no DICOM image{what_folder(source)}: {looked}")

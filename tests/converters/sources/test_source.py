@@ -13,7 +13,8 @@ from spineline.converters.sources.source import (
     point_list,
     point_xy,
 )
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, DicomReadError
+from spineline.datasets.dicom.studies.files import refuse_no_image
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,20 @@ def test_file_that_is_no_text(tmp_path):
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AnnotationError, match=r"x\.json: cannot be read"):
         load_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [("data.yaml", "this is a dataset, which data=… names"),
+     ("053/result.json", "results of pipeline predict, which spineline convert result reads")],
+)  # fmt: skip
+def test_a_folder_for_another_key(tmp_path, file, hint):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(AnnotationError, match=hint):
+        load_json(tmp_path)
+    with pytest.raises(DicomReadError, match=f"no DICOM image; .*{hint}"):
+        refuse_no_image([], [], [], tmp_path)
 
 
 def test_numbers_become_floats():

@@ -4,7 +4,7 @@ import pytest
 
 from spineline.converters.export_sources import read_export
 from spineline.converters.settings import ConvertCsv, CsvColumns
-from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError, ConfigError
 
 
 def table(spine, header="image,x,y,level,grade,patient"):
@@ -159,3 +159,33 @@ def test_what_is_broken_is_left_out_and_the_rest_converted(spine, cells, reason,
 def test_tables_that_are_none(spine, text, keys, match):
     with pytest.raises(AnnotationError, match=match):
         read(spine, text, **keys)
+
+
+def pfirrmann(spine, grade, attribute="pfirrmann"):
+    """A table with a number for each disc, and the map of the numbers."""
+    rows = ["image,x,y,level,pfirrmann"]
+    rows += [
+        f"{name},{x},{y},{level},{grade if '-' in level else ''}"
+        for name in spine.names
+        for level, (x, y), _ in spine.marks
+    ]
+    names = spine.images.parent / "names.yaml"
+    names.write_text(f"grades: {{disc: {{attribute: {attribute}, 3: v2}}}}\n")
+    return "\n".join(rows), names
+
+
+@pytest.mark.parametrize("grade", ["3", "3.0", " 3.00"])
+def test_a_grade_that_pandas_wrote_as_a_float(spine, grade):
+    text, names = pfirrmann(spine, grade)
+    source = read(spine, text, names=names)
+    tags = {s.pathology for r in source.records for s in r.structures if s.kind == "disc"}
+    assert tags == {("v2",)}
+
+
+@pytest.mark.parametrize("columns", [CsvColumns(), CsvColumns(grade="pfirrmann")])
+def test_an_attribute_of_grades_that_no_mark_has(spine, columns):
+    """Without the error, every grade is lost and the command succeeds."""
+    text, names = pfirrmann(spine, "3", attribute="pfirman")
+    allowed = "'pfirman': no disc of the export has it; they have: image, x, y, level, pfirrmann"
+    with pytest.raises(ConfigError, match=allowed):
+        read(spine, text, names=names, columns=columns)
