@@ -369,8 +369,12 @@ class CombinedClassifier:
         known = [None] * max(counts, default=0) if kinds is None else list(kinds)
         selected = self.run_on(known)
         if len(crops) != len(self.members) or (kinds is None and len(set(counts)) > 1):
-            msg = f"crops of {len(crops)} members ({sorted(set(counts))} structures)"
-            raise ValueError(f"{msg} for {len(self.members)}")
+            msg = (
+                f"crops: wanted a list of {len(self.members)} arrays (N, size, size), one for each "
+                f"member of the combined classifier, as cut returns them; found {len(crops)} "
+                f"of {', '.join(map(str, sorted(set(counts))))} crops"
+            )
+            raise ValueError(msg)
         for count, rows in zip(counts, selected, strict=True):
             if count not in (len(known), rows.sum()):
                 raise ValueError(f"{count} crops but {len(known)} kinds")

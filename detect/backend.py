@@ -66,6 +66,10 @@ class Detector(Protocol):
 
         Returns:
             One result per image, in order.
+
+        Raises:
+            TypeError: images are no list of arrays.
+            ValueError: an image of another dtype or shape, or a limit out of range.
         """
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +37,14 @@ class BatchedDetector(ABC):
         batch: int = 16,
     ) -> list[Detections]:
         """See [spineline.detect.backend.Detector.detect][]."""
+        if isinstance(images, np.ndarray | str | Path):
+            msg = f"images: wanted a list of uint8 (H, W) arrays, found {type(images).__name__}"
+            raise TypeError(f"{msg}; one image is [image]")
         for image in images:
             check_image(image)
+        for name, value in (("confidence", confidence), ("iou", iou)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}: out of range, allowed 0 … 1")
         limits = DetectionLimits(confidence, iou, max_detections)
         found: dict[int, Detections] = {}
         for indices in batches_by_shape(images, batch):
@@ -61,8 +68,12 @@ def check_image(image: npt.NDArray[np.uint8]) -> None:
     """Refuse anything but an 8-bit grey image.
 
     Raises:
+        TypeError: it is no array.
         ValueError: the dtype or shape is different, or the image is empty.
     """
+    if not isinstance(image, np.ndarray):
+        msg = f"wanted a uint8 (H, W) image, found {type(image).__name__}"
+        raise TypeError(f"{msg}; read files with spineline.datasets.images.read_uint8_image")
     if image.dtype != np.uint8 or image.ndim != 2 or not image.size:
         msg = (
             f"wanted a uint8 (H, W) image, found {image.dtype} {image.shape}; "

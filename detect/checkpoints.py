@@ -196,9 +196,10 @@ def _meta_of(found: Any, where: str) -> DetectorMeta:
         )
         raise WeightsError(msg)
     try:
-        task, backend = found["task"], found["backend"]
+        task = found["task"]
         if task != "detect":
             raise WeightsError(f"{where}: weights of task {task!r:.100}, wanted a detector's")
+        backend = found["backend"]
         names = tuple(str(name) for name in found["names"])
         imgsz, channels = int(found["imgsz"]), int(found["channels"])
         model, description = str(found["model"]), found["yaml"]

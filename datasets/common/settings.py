@@ -107,6 +107,19 @@ class KeyDescription:
     group: str
 
 
+_OF_ULTRALYTICS = {
+    "conf": "confidence",
+    "exist_ok": "overwrite",
+    "max_det": "max_detections",
+    "model": "weights",
+    "pretrained": "weights",
+    "project": "out",
+    "save_dir": "out",
+    "save_txt": "txt",
+}
+"""Keys of Ultralytics' ``yolo``, and what they are called in commands that have no such key."""
+
+
 def parse_settings(
     cls: type[SettingsType],
     values: Mapping[str, object],
@@ -131,7 +144,8 @@ def parse_settings(
     for name in given:
         if name not in known:
             names = [prefix + description.name for description in describe(cls)]
-            hint = close_match(prefix + name, names)
+            meant = _OF_ULTRALYTICS.get(name, name)
+            hint = close_match(prefix + (meant if meant in known else name), names)
             raise ConfigError(f"{where}: unknown key {prefix + name!r}{hint}")
     missing = [
         name for name, spec in known.items() if spec.default is MISSING and name not in given

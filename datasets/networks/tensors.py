@@ -129,6 +129,8 @@ def parse_description(text: str, where: str) -> Any:
 def _opened(path: Path) -> Iterator[Any]:
     from safetensors import safe_open
 
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; name the weights file in it")
     if not path.is_file():
         msg = f"{path}: cannot be read as safetensors (no such weights file); check the path"
         raise WeightsError(f"{msg} or train one")

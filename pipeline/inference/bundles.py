@@ -141,12 +141,32 @@ class ExportedModels:
 
 
 def is_exported(weights: str) -> bool:
-    """Whether ``weights=`` is a folder, or the ``bundle.json`` in it, and not a registry name."""
-    registry = load_registry()
-    if weights in registry.bundles or registry.find(weights):
+    """Whether ``weights=`` is a folder, or the ``bundle.json`` in it, and not a registry name.
+
+    The output folder of ``pipeline train`` is none.
+    """
+    if _is_registered(weights):
         return False
     path = Path(weights).expanduser()
-    return path.is_dir() or (path.name == BUNDLE_FILE and path.is_file())
+    exported = path.is_dir() and not trained_networks(weights)
+    return exported or (path.name == BUNDLE_FILE and path.is_file())
+
+
+def _is_registered(name: str) -> bool:
+    registry = load_registry()
+    return name in registry.bundles or registry.find(name) is not None
+
+
+def trained_networks(weights: str) -> dict[Role, str]:
+    """The files of ``weights=`` if it is the output folder of ``pipeline train``, else none."""
+    if _is_registered(weights):
+        return {}
+    path = Path(weights).expanduser()
+    found: dict[Role, str] = {
+        role: str(file) for role in ROLES if (file := path / f"{role}.safetensors").is_file()
+    }
+    whole = not (path / BUNDLE_FILE).is_file() and {"detector", "classifier"} <= set(found)
+    return found if whole else {}
 
 
 def exported_bundle(settings: ModelSettings) -> Bundle:

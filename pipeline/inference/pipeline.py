@@ -10,6 +10,7 @@ result.structures[0].level, result.structures[0].point_xy
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -38,10 +39,12 @@ from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.volumes.archives import unpacking
 from spineline.pipeline.inference.bundles import (
+    ROLES,
     exported_bundle,
     is_exported,
     load_exported,
     networks_needed,
+    trained_networks,
 )
 from spineline.pipeline.inference.candidates import (
     Candidates,
@@ -181,7 +184,8 @@ class Pipeline:
         """Load the models of a bundle, of ``"DETECTOR,CLASSIFIER"`` or of an exported folder.
 
         Args:
-            weights: a bundle, two or three files, or an exported folder.
+            weights: a bundle, two or three files, an exported folder, or the folder of
+                ``pipeline train``.
             classifier: instead of that of weights; several are averaged.
             device: ``cpu``, ``cuda``, ``mps`` or the number of a CUDA device.
             slices: how many slices of a study [Pipeline.predict][] reads; ``auto``: three, and more
@@ -215,6 +219,12 @@ class Pipeline:
         with networks_needed(settings.weights):
             networks = _loaded_networks(settings, bundle, runtime)
         exported, threads = is_exported(settings.weights), threads_of(settings)
+        if networks.namer is None and settings.namer != "none":
+            LOG.warning(
+                "weights=%s: no level reader is used, because none belongs to this detector; "
+                "namer=FILE names one, and namer=none says that there is none",
+                bundle.name,
+            )
         return cls(
             networks.detector,
             networks.classifier,
@@ -239,7 +249,14 @@ class Pipeline:
 
         Raises:
             SpinelineError: not readable, or more than one study.
+            TypeError: the source is no path.
         """
+        if not isinstance(source, str | os.PathLike):
+            msg = (
+                f"source: wanted the path of one study or image, found {type(source).__name__}; "
+                "save an array as PNG or with numpy.save, and call predict once for each study"
+            )
+            raise TypeError(msg)
         settings = self.settings
         with unpacking() as archives:
             cases = find_cases(
@@ -585,6 +602,8 @@ def _members(settings: ModelSettings) -> tuple[str | None, str | None, str | Non
     """Names or paths of detector, classifier and level reader (or ``none``), if they are set."""
     namer = None if settings.namer == "bundle" else settings.namer
     parts = [part.strip() or None for part in settings.weights.split(",")]
+    if trained := trained_networks(settings.weights):
+        parts = [trained.get(role) for role in ROLES]
     if len(parts) == 1:
         return settings.detector, settings.classifier, namer
     if len(parts) > 3:

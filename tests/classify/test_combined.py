@@ -180,8 +180,8 @@ def test_crops_are_cut_once_for_members_that_want_the_same(pair: list[Path]) -> 
 @pytest.mark.parametrize(
     ("crops", "kinds", "message"),
     [
-        ([crops_of(32)], None, "crops of 1 members"),
-        ([crops_of(32), crops_of(24)[:5]], None, "crops of 2 members"),
+        ([crops_of(32)], None, "wanted a list of 2 arrays"),
+        ([crops_of(32), crops_of(24)[:5]], None, "found 2 of 5, "),
         ([crops_of(32), crops_of(32)], None, "wanted"),
         ([crops_of(32), crops_of(24)], KINDS[:3], "11 crops but 3 kinds"),
     ],

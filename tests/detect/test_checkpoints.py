@@ -74,6 +74,7 @@ def test_metadata_is_what_other_readers_expect(weights: Path) -> None:
 def _changed(weights: Path, tmp_path: Path, **changes: Any) -> Path:
     meta, tensors = read_safetensors(weights)
     content = {**json.loads(meta.to_json()), **changes}
+    content = {name: value for name, value in content.items() if value is not None}
     path = tmp_path / "changed.safetensors"
     save_file(tensors, path, metadata={"spineline": json.dumps(content)})
     return path
@@ -83,6 +84,10 @@ def _changed(weights: Path, tmp_path: Path, **changes: Any) -> Path:
     ("changes", "message"),
     [
         ({"task": "classify"}, "weights of task 'classify', wanted a detector's"),
+        (
+            {"task": "classify", "backend": None},
+            "weights of task 'classify', wanted a detector's",
+        ),
         ({"backend": "other"}, "backend 'other'"),
         ({"names": []}, "out of range"),
         ({"names": ["a"]}, "do not fit"),
@@ -96,6 +101,7 @@ def _changed(weights: Path, tmp_path: Path, **changes: Any) -> Path:
     ],
     ids=[
         "task",
+        "classifier",
         "backend",
         "no-names",
         "one-name",

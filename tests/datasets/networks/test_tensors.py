@@ -54,9 +54,10 @@ def test_a_description_that_is_no_json(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(WeightsError, match=r"cannot be read as .* \(no such weights file\)"):
-            read_described(path)
+    with pytest.raises(WeightsError, match=r"cannot be read as .* \(no such weights file\)"):
+        read_described(tmp_path / "none.safetensors")
+    with pytest.raises(WeightsError, match="is a folder; name the weights file in it"):
+        read_described(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 30, -1], ids=str)

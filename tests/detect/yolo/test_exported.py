@@ -37,6 +37,9 @@ def detector(weights: Path) -> Any:
     return load_detector(weights)
 
 
+GREY = np.zeros((64, 64), np.uint8)
+
+
 @pytest.fixture(scope="module")
 def exported(detector: Any) -> ExportedDetector:
     def session(images: np.ndarray) -> list[np.ndarray]:
@@ -64,6 +67,24 @@ def test_a_detector_finds_what_the_original_finds(
 def test_images_of_another_kind_are_refused(exported: ExportedDetector) -> None:
     with pytest.raises(ValueError, match=r"wanted a uint8 \(H, W\) image"):
         exported.detect([np.zeros((8, 8), np.float32)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("images", "limits", "error", "message"),
+    [
+        (GREY, {}, TypeError, r"wanted a list of uint8 .* found ndarray; one image is \[image\]"),
+        ("a.png", {}, TypeError, "found str"),
+        (["a.png"], {}, TypeError, "found str; read files with .*read_uint8_image"),
+        ([GREY], {"confidence": 25}, ValueError, "confidence=25: out of range, allowed 0 … 1"),
+        ([GREY], {"iou": -1}, ValueError, "iou=-1: out of range"),
+    ],
+    ids=["one image", "a path", "paths", "per cent", "iou"],
+)
+def test_arguments_that_would_find_nothing_are_refused(
+    exported: ExportedDetector, images: Any, limits: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        exported.detect(images, **limits)
 
 
 def broken(array: np.ndarray) -> list[np.ndarray]:

@@ -245,6 +245,16 @@ def test_help_of_a_task_holds_its_modes(task: str, run_cli: RunCli) -> None:
                 (["source=a", "--overwrite"], "source=a overwrite=true"),
             ]
         ),
+        pytest.param(
+            ["detect", "train", "project=a"],
+            "unknown key 'project'; did you mean 'out'?",
+            id="yolo",
+        ),
+        pytest.param(
+            ["pipeline", "predict", "model=a"],
+            "unknown key 'model'; did you mean 'weights'?",
+            id="yolo's model",
+        ),
         pytest.param(["demo", "ouut=a"], "unknown key 'ouut'; did you mean 'out'?", id="demo"),
     ],
 )

@@ -29,6 +29,7 @@ from spineline.pipeline.inference.naming import NamingCoefficients
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
 from spineline.pipeline.inference.runtimes.choice import chosen_runtime
 from spineline.pipeline.inference.settings import ModelSettings
+from spineline.weights import resolve_bundle
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -142,6 +143,22 @@ def test_a_name_of_the_registry_wins_over_a_folder(
     assert [is_exported(w) for w in ("default", "mine", "./default", "none", "a,b")] == [
         False, True, True, False, False,
     ]  # fmt: skip
+
+
+def test_the_folder_of_pipeline_train_names_its_networks(tmp_path: Path) -> None:
+    default = resolve_bundle()
+    for role, file in (("detector", default.detector), ("classifier", default.classifiers[0])):
+        (tmp_path / f"{role}.safetensors").symlink_to(file.path)
+        assert is_exported(str(tmp_path)) == (role == "detector")  # a classifier is missing
+    found = bundle_of(settings(tmp_path))
+    assert found.detector.path == tmp_path / "detector.safetensors"
+    assert found.namer is None
+    assert default.namer is not None
+    (tmp_path / "namer.safetensors").symlink_to(default.namer.path)
+    assert bundle_of(settings(tmp_path)).sha256 == default.sha256
+    assert bundle_of(settings(tmp_path, namer="none")).namer is None
+    (tmp_path / "bundle.json").write_text("{}")
+    assert is_exported(str(tmp_path))
 
 
 GONE = object()

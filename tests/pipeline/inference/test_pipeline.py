@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.labels import LEVELS
+from spineline.pipeline.inference import pipeline
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of, precision
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.weights import resolve_bundle
@@ -54,6 +58,26 @@ def test_from_python_one_study_at_a_time(tmp_path, fake_pipeline, make_study) ->
     make_study(tmp_path / "c" / "b")
     with pytest.raises(SpinelineError, match="holds 2 studies"):
         fake_pipeline.predict(tmp_path / "c")
+
+
+@pytest.mark.parametrize("source", [np.zeros((9, 9), np.uint8), ["a", "b"], None, 3])
+def test_what_is_no_path_is_refused(fake_pipeline, source) -> None:
+    message = f"wanted the path of one study or image, found {type(source).__name__}; save an arr"
+    with pytest.raises(TypeError, match=message):
+        fake_pipeline.predict(source)
+
+
+def test_a_detector_without_a_level_reader_is_told_of(monkeypatch, caplog) -> None:
+    """The default's level reader guards the names of its own detector alone."""
+    networks = SimpleNamespace(
+        detector=SimpleNamespace(names=LEVELS), classifier=None, namer=None, decoding=None
+    )
+    monkeypatch.setattr(pipeline, "_loaded_networks", lambda *_: networks)
+    weights = str(BUNDLED / "lumbar-yolov8n.safetensors")
+    for namer, told in (("bundle", 1), ("none", 0)):
+        caplog.clear()
+        Pipeline.from_settings(ModelSettings(weights=f"{weights},lumbar-grades", namer=namer))
+        assert caplog.text.count("no level reader is used") == told
 
 
 def test_detector_of_something_else_is_refused(fake_pipeline) -> None:
