@@ -26,6 +26,7 @@ from spineline.datasets.dicom.header import (
 from spineline.datasets.dicom.stacks.series import series_of
 from spineline.datasets.dicom.studies.files import located_files, refuse_no_image
 from spineline.datasets.dicom.studies.groups import group_by_study
+from spineline.datasets.dicom.studies.split import joined_studies
 from spineline.datasets.dicom.types import Rejection, Study
 
 
@@ -84,7 +85,8 @@ def index(
     others: Sequence[Path] = (),
 ) -> tuple[StudyFiles, ...]:
     """Return the studies under a source, found and named as in
-    `spineline.datasets.dicom.study.scan`.
+    `spineline.datasets.dicom.study.scan`. Files with a study UID each that are slices of one study
+    are joined, see `spineline.datasets.dicom.studies.split`.
 
     Args:
         source: a study's folder, a cohort, one file, or the DICOMDIR of a medium.
@@ -109,11 +111,28 @@ def index(
             rejections.append(rejection)
     if not others:
         refuse_no_image(kept, rejections, files, source)
+    kept, rejections = _joined(kept, rejections)
     studies = [
         StudyFiles(s.uid, s.name, s.folder, s.paths, s.rejections, source.is_file())
         for s in group_by_study(kept, rejections, source)
     ]
     return tuple(_identified(study, tokens) for study in studies)
+
+
+def _joined(
+    kept: Sequence[IndexEntry], rejections: Sequence[Rejection]
+) -> tuple[list[IndexEntry], list[Rejection]]:
+    """The files with the UIDs of the studies to which they belong; see `joined_studies`."""
+    files: dict[str, list[Path]] = {}
+    for entry in kept:
+        files.setdefault(entry.study_uid, []).append(entry.path)
+    joined = joined_studies(files)
+    if not joined:
+        return list(kept), list(rejections)
+    return (
+        [replace(e, study_uid=joined.get(e.study_uid, e.study_uid)) for e in kept],
+        [replace(r, study_uid=joined.get(r.study_uid, r.study_uid)) for r in rejections],
+    )
 
 
 def read_study(files: StudyFiles) -> Study:

@@ -58,6 +58,7 @@ from spineline.pipeline.inference.sources.identity import (
     identity_of_study,
     patients_warning,
     privacy_warnings,
+    split_warning,
     without_identity,
 )
 from spineline.pipeline.inference.warnings import warning
@@ -337,7 +338,7 @@ def _framed(
         warnings = (*warnings, warning("no_geometry", text))
     names = (case.name, study.folder.name, header.path.stem)
     more = (*patients_warning(study, header), *privacy_warnings(header, names))
-    return replace(frame, warnings=(*warnings, *more))
+    return replace(frame, warnings=(*warnings, *split_warning(study), *more))
 
 
 def _unread(study: Study, headers: Sequence[SliceHeader]) -> tuple[Unread, ...]:

@@ -66,6 +66,17 @@ def patients_warning(study: Study, chosen: SliceHeader) -> tuple[Remark, ...]:
     return (warning("files_left_out", wording + "give each patient's files alone", count=count),)
 
 
+def split_warning(study: Study) -> tuple[Remark, ...]:
+    """A warning if files with a study UID each were joined to this study."""
+    headers = (header for series in study.series for header in series.slices)
+    count = len({header.study_uid for header in headers})
+    if count < 2:
+        return ()
+    wording = "{count} files of this study have a study UID each; they were joined, because they "
+    wording += "share patient and series or frame of reference, and lie like the slices of a stack"
+    return (warning("slice_choice", wording, count=count),)
+
+
 def _repeats_warning(study: Study, chosen: SliceHeader) -> tuple[Remark, ...]:
     """A warning if the chosen slice's series occurs again in other folders of the study.
 
