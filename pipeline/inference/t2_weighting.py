@@ -10,6 +10,7 @@ columns' positions decide. NumPy runs it: 6,400 weights need neither torch nor a
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -87,9 +88,17 @@ def run(tensors: Mapping[str, Float32Array], given: Float32Array) -> float:
 
 @functools.cache
 def _tensors() -> dict[str, Float32Array]:
-    from safetensors.numpy import load_file
-
-    return load_file(resolve(WEIGHTS, task="weighting").path)
+    """The network's weights, by name; read here since exported folders run without safetensors."""
+    content = resolve(WEIGHTS, task="weighting").path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:start])
+    entries.pop("__metadata__")
+    found: dict[str, Float32Array] = {}
+    for name, entry in entries.items():
+        first, end = entry["data_offsets"]
+        values = np.frombuffer(content[start + first : start + end], np.float32)
+        found[name] = values.reshape(entry["shape"])
+    return found
 
 
 def _convolved(maps: Float32Array, kernels: Float32Array, bias: Float32Array) -> Float32Array:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from torch import nn
 
 from spineline.datasets.images import window_to_uint8
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.phantoms.phantom import draw_phantom, record_of, sagittal_values
+from spineline.pipeline.inference import t2_weighting
 from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.t2_weighting import (
     LAYERS,
     SEEN,
+    WEIGHTS,
     relative_to_bodies,
     run,
     t2_log_odds,
 )
+from spineline.weights import resolve
 
 
 @pytest.mark.parametrize("rows", [88, 37])
@@ -75,3 +79,10 @@ def test_a_short_chain_says_nothing() -> None:
     chain, t2, _ = chain_and_images(1000)
     assert t2_log_odds(t2, chain[:3]) is None
     assert t2_log_odds(t2, chain[:4]) is not None
+
+
+def test_the_file_is_read_as_safetensors_reads_it() -> None:
+    own, wanted = t2_weighting._tensors(), load_file(resolve(WEIGHTS, task="weighting").path)
+    assert own.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(own[name], values, strict=True)
