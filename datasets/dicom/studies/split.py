@@ -1,7 +1,8 @@
 """Studies whose every file has a study UID of its own, as some tools for de-identification write.
 
 Files are joined only if their headers leave no doubt. At least three of one folder must lie on a
-line, as the slices of a stack do, with one frame of reference or series UID, and of one patient.
+line, as the slices of a stack do, with one frame of reference or series UID, and they state no two
+patients or study dates.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from spineline.datasets.dicom.header import (
     HeaderRejected,
     SliceHeader,
     quiet_pydicom,
+    read_dataset,
     read_headers,
 )
-from spineline.datasets.dicom.privacy import count_patients
 
 _LEAST = 3
 _OFF_LINE_MM = 0.2  # slices of different patients lie centimetres apart within their planes
@@ -81,9 +82,24 @@ def _split_studies(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
             stacked = [header for stack in stacks for header in stack]
             # Slices beside the stacks, such as localizers, are of the study if they are few.
             study = slices if 2 * len(stacked) >= len(slices) else stacked
-            if uid and stacked and count_patients(study) < 2:
+            if uid and stacked and _is_one_examination(study):
                 found.append(study)
     return found
+
+
+def _is_one_examination(headers: Sequence[SliceHeader]) -> bool:
+    """Whether no two patient numbers or study dates are stated, and each file could be asked."""
+    tags = ["PatientID", "StudyDate"]
+    stated: dict[str, set[str]] = {tag: set() for tag in tags}
+    with quiet_pydicom():
+        for header in headers:
+            try:
+                dataset = read_dataset(header.path, stop_before_pixels=True, specific_tags=tags)
+                for tag in tags:
+                    stated[tag].add(str(dataset.get(tag) or "").strip().upper())
+            except Exception:  # pydicom raises nearly anything on damaged bytes
+                return False
+    return all(len(values - {""}) < 2 for values in stated.values())
 
 
 def _parallel(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:

@@ -77,6 +77,8 @@ def test_slices_of_a_stack_are_one_study(slices, tmp_path, caplog, series, tags)
         pytest.param(None, {"FrameOfReferenceUID": lambda n: f"1.2.{n + 1}"}, True, id="no link"),
         pytest.param(None, {"PatientID": None}, True, id="nothing stated"),
         pytest.param(None, {**SHARED, "PatientID": "P{}".format}, True, id="patients"),
+        pytest.param(SERIES, {**SHARED, "PatientID": "P{}".format}, True, id="patients, series"),
+        pytest.param(SERIES, {**SHARED, "StudyDate": "2020010{}".format}, True, id="days"),
         pytest.param(
             SERIES,
             {**SHARED, "ImagePositionPatient": lambda n: [4.0 * n, -100 + 3 * n * n, 120]},
