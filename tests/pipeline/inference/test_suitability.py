@@ -249,7 +249,10 @@ T1_LOOKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-@pytest.mark.parametrize("look", T1_LOOKS)
+@pytest.mark.parametrize(
+    "look",
+    [pytest.param(k, marks=[pytest.mark.slow] * (n > 1)) for n, k in enumerate(T1_LOOKS)],
+)
 def test_a_t1_from_another_scanner_is_refused_for_its_contrast(
     pipeline, rsna_slice, look: str
 ) -> None:
