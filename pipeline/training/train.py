@@ -2,8 +2,9 @@
 
 On the CPU, the detector is trained in its own process, in parallel with the level reader and the
 classifiers, which take minutes and one thread. It has one thread fewer than torch would use by
-itself. A training that fails stops the other; ``resume=true`` goes on from their last checkpoints.
-Elsewhere, it is trained last, with all threads, so that an error in the data shows early.
+itself. If one of the others fails, the detector's training is stopped; if that fails, the error is
+raised when the others are done. Elsewhere, it is trained last, with all threads, so that an error
+in the data shows early.
 """
 
 from __future__ import annotations

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -424,45 +422,6 @@ def test_the_reason_of_a_process_beside_is_handed_on(
     with pytest.raises(SpinelineError, match=message):  # noqa: SIM117
         with trained_beside(PipelineTrain(data=tmp_path, out=tmp_path), {"detector": {}}):
             pass
-
-
-def test_a_process_beside_that_fails_stops_the_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    beside_runs(monkeypatch, "import sys; sys.stdin.readline(); print('error: lost'); exit(1)")
-    handler = signal.getsignal(signal.SIGUSR1)
-    done: list[str] = []
-
-    def train() -> None:
-        with trained_beside(PipelineTrain(data=tmp_path, out=tmp_path), {"detector": {}}):
-            try:
-                Event().wait(30)
-                done.append("went on")
-            finally:
-                done.append("cleaned up")
-
-    with pytest.raises(SpinelineError, match=r"^detector: lost$"):
-        train()
-    assert done == ["cleaned up"]
-    assert signal.getsignal(signal.SIGUSR1) == handler
-
-
-def test_a_block_outside_the_main_thread_ends_before_the_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only the main thread can be interrupted."""
-    beside_runs(monkeypatch, "print('error: lost'); exit(1)")
-    seen: list[str] = []
-
-    def train() -> None:
-        beside = trained_beside(PipelineTrain(data=tmp_path, out=tmp_path), {"detector": {}})
-        with pytest.raises(SpinelineError, match="lost"), beside:
-            seen.append("went on")
-
-    thread = Thread(target=train)
-    thread.start()
-    thread.join()
-    assert seen == ["went on"]
 
 
 @pytest.mark.parametrize(("threads", "left"), [(1, 1), (2, 1), (4, 3)])
