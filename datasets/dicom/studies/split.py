@@ -50,7 +50,7 @@ def joined_studies(files: Mapping[str, Sequence[Path]]) -> dict[str, str]:
         apart = [header for header in headers if header.study_uid not in joined]
         if any(map(_lie_on_a_line, _parallel(apart))):
             text = "%s: slices that lie like those of one study have a study UID each; they are "
-            text += "treated as %d studies, because patient, series or frame of reference differ"
+            text += "treated as %d studies: patient, date, series or frame of reference differ"
             LOG.warning(text, PathText(folder.name), len(apart))
     return joined
 
